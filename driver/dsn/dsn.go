@@ -3,7 +3,6 @@
 package dsn
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
