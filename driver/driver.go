@@ -305,12 +305,17 @@ type Features struct {
 	Mandatory      bool     // unroutable messages are known
 	SplitRoles     bool     // open a Publish and a Consume session
 	SharedBindings bool     // bindings made elsewhere are seen here
-	Durable        bool     // durable entities and messages survive a broker restart
-	Expiration     bool     // Properties.Expiration is kept
+	Keeps          []string // see KeepsAll
 	Inline         bool     // Submit and Settle never block on a socket
 	MaxBody        int      // bytes; 0: no limit of its own
 	MaxBatch       int      // messages per Submit; 0: no limit
 }
+
+// KeepsAll in Features.Keeps says that the broker keeps everything that is
+// declared and published. Otherwise Keeps lists what it does: "exclusive",
+// "auto_delete", "internal", "alternate", "priority", "expiration" and the
+// argument keys ("x-message-ttl"); the core warns of the rest, or refuses it.
+const KeepsAll = "*"
 
 // QueueFeatures are the abilities of one queue: they differ inside one broker.
 type QueueFeatures struct {
