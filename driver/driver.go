@@ -62,7 +62,19 @@ const (
 	Gone                       // the queue Entity vanished or its consumer was cancelled by the broker
 	Dropped                    // N fan-out messages were lost to a full local buffer (-1: unknown number)
 	Warning                    // something an operator should know; Detail says what
+	Connected                  // by the core: a session stands; Detail is the URL, masked
+	Lost                       // by the core: the session is over; Detail says why
+	Parked                     // by the core: an undecodable message of queue Entity was parked
 )
+
+// String is the kind in one word.
+func (k EventKind) String() string {
+	words := [...]string{"blocked", "unblocked", "gone", "dropped", "warning", "connected", "lost", "parked"}
+	if int(k) < len(words) {
+		return words[k]
+	}
+	return "unknown"
+}
 
 // An Event is news from a session.
 type Event struct {

@@ -1,0 +1,270 @@
+package gombu
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gombu/gombu/driver"
+)
+
+// A Handler handles one delivery. nil acknowledges it; an error, or a panic,
+// holds it for a back-off (1 s, doubling to 1 min) and requeues it, unless the
+// error is made by Reject, Drop or Retry. What the handler settled itself stays
+// as it is, and its error is only logged. ctx ends when the consumer's grace is
+// over (ErrClosed) or the claim is lost (ErrLeaseLost).
+type Handler func(ctx context.Context, d *Delivery) error
+
+// LostPolicy says what happens to a handler whose claim was lost meanwhile.
+type LostPolicy uint8
+
+// Lost policies.
+const (
+	LostCancel LostPolicy = iota // its context ends with cause ErrLeaseLost
+	LostFinish                   // it runs on; settling returns ErrLeaseLost
+)
+
+// ConsumerConfig configures a Consumer. The zero value of every field but
+// Queues is a good default.
+type ConsumerConfig struct {
+	// Queues to consume, by handle.
+	Queues []string
+	// Declare is declared first. nil: nothing.
+	Declare *Topology
+	// Prefetch is how many unsettled deliveries of each queue may be here. 0: 32.
+	Prefetch int
+	// Workers is how many handlers run at once, over all queues. 0: 1, in order.
+	Workers int
+	// NoAck: the broker forgets each message as it sends it. A crash loses what
+	// was on its way.
+	NoAck bool
+	// Exclusive: no other consumer on these queues, else ErrConflict.
+	Exclusive bool
+	// Priority of this consumer, where the broker has that.
+	Priority int
+	// TagPrefix begins the consumer tags. Empty: the transport's own.
+	TagPrefix string
+	// Args of the subscription, as the broker defines them.
+	Args Headers
+	// Accept lists serializers, by name or content type. nil: all that are
+	// registered. What is not accepted is undecodable; it is never decoded.
+	Accept []string
+	// OnUndecodable handles, as a Handler does, what is not accepted, not
+	// decodable or no message at all; err says which. nil: such messages are
+	// parked, as they are, in the queue "gombu.undecodable." + their queue.
+	OnUndecodable func(ctx context.Context, d *Delivery, err error) error
+	// Grace is how long running handlers may take when Run stops. 0: Config.Grace.
+	Grace time.Duration
+	// OnLost is about handlers whose claim was lost.
+	OnLost LostPolicy
+}
+
+// A Consumer consumes queues. Its methods may be called from any goroutine;
+// Run runs at most once at a time.
+type Consumer struct {
+	c   *Conn
+	cfg ConsumerConfig
+
+	mu      sync.Mutex
+	queues  []string        // wanted, in order
+	fetch   map[string]int  // prefetch that was set by SetPrefetch
+	ready   map[string]bool // subscriptions that stand
+	run     *run            // nil: not running
+	changed chan struct{}   // closed and replaced when run, or a subscription, changes
+}
+
+// Consumer makes a consumer; no network is used before Run. Mistakes in cfg are
+// errors of Run.
+func (c *Conn) Consumer(cfg ConsumerConfig) *Consumer {
+	cfg.Prefetch = cmp.Or(cfg.Prefetch, 32)
+	cfg.Workers = max(cfg.Workers, 1)
+	cfg.Grace = cmp.Or(cfg.Grace, c.cfg.Grace)
+	k := &Consumer{c: c, cfg: cfg, fetch: map[string]int{}, ready: map[string]bool{}, changed: make(chan struct{})}
+	for _, q := range cfg.Queues {
+		if !slices.Contains(k.queues, q) {
+			k.queues = append(k.queues, q)
+		}
+	}
+	return k
+}
+
+// Run consumes until ctx ends: it is Consumer(cfg).Run(ctx, h).
+func (c *Conn) Run(ctx context.Context, cfg ConsumerConfig, h Handler) error {
+	return c.Consumer(cfg).Run(ctx, h)
+}
+
+// Run consumes until ctx ends or the Conn is shut down, through any number of
+// lost sessions. Then nothing new is taken, what has not begun is given back,
+// running handlers have Grace to finish, and their contexts end; it returns nil
+// when all of them did, ErrAbandoned when some ignored their context. Before
+// that it returns only for mistakes: in cfg (ErrInvalid), a queue that does not
+// exist at the start (ErrNotFound), or that another one has exclusively
+// (ErrConflict), or a connection that was refused for good.
+func (k *Consumer) Run(ctx context.Context, h Handler) error {
+	r, err := k.newRun(h)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	if k.run != nil {
+		k.mu.Unlock()
+		return &Error{Op: "run", Kind: ErrInvalid, Err: errors.New("this Consumer is running already")}
+	}
+	k.run = r
+	k.mu.Unlock()
+	defer k.detach()
+	if err := k.c.register(r); err != nil {
+		return err
+	}
+	defer k.c.unregister(r)
+	return r.serve(ctx)
+}
+
+func (k *Consumer) detach() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.run = nil
+	k.announce()
+}
+
+// announce wakes Ready; the caller holds mu.
+func (k *Consumer) announce() {
+	close(k.changed)
+	k.changed = make(chan struct{})
+}
+
+// standing notes that a subscription stands, or no more.
+func (k *Consumer) standing(queue string, is bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ready[queue] = is
+	k.announce()
+}
+
+func (k *Consumer) newRun(h Handler) (*run, error) {
+	bad := func(text string) error { return &Error{Op: "run", Kind: ErrInvalid, Err: errors.New(text)} }
+	switch {
+	case h == nil:
+		return nil, bad("a Consumer needs a Handler")
+	case k.cfg.Prefetch < 0 || k.cfg.Prefetch > 65535:
+		return nil, bad(fmt.Sprintf("Prefetch is %d: want 1 to 65535", k.cfg.Prefetch))
+	}
+	accept, err := k.c.codecs.Accept(k.cfg.Accept)
+	if err != nil {
+		return nil, err
+	}
+	return newRun(k, h, accept), nil
+}
+
+// Ready waits until Run is on and every queue's subscription stands in the
+// session of now: what is published afterwards reaches it, on fan-out too.
+func (k *Consumer) Ready(ctx context.Context) error {
+	for {
+		k.mu.Lock()
+		ready, changed := k.run != nil, k.changed
+		for _, q := range k.queues {
+			ready = ready && k.ready[q]
+		}
+		k.mu.Unlock()
+		if ready {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-k.c.ctx.Done():
+			return &Error{Op: "ready", Transport: k.c.scheme(), Kind: ErrClosed}
+		case <-ctx.Done():
+			return ended(ctx, "ready", "", ErrUnavailable)
+		}
+	}
+}
+
+// Add consumes further queues, now when Run is on, else when it starts. A queue
+// that does not exist is ErrNotFound and leaves the others alone.
+func (k *Consumer) Add(ctx context.Context, queues ...string) error {
+	var errs []error
+	for _, q := range queues {
+		if r := k.running(); r != nil {
+			s, err := k.c.consume.get(ctx, "add")
+			if err == nil {
+				step := s.translate([]driver.Step{{Op: driver.Check, Queue: &Queue{Name: q}}})
+				if err = s.Apply(ctx, step); err == nil {
+					err = step[0].Err
+				}
+			}
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			r.add(q)
+		}
+		k.mu.Lock()
+		if !slices.Contains(k.queues, q) {
+			k.queues = append(k.queues, q)
+		}
+		k.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// Cancel stops consuming a queue: what has not begun goes back, and it returns
+// when the running handlers of that queue have finished. A queue that is not
+// consumed is no error.
+func (k *Consumer) Cancel(ctx context.Context, queue string) error {
+	k.mu.Lock()
+	k.queues = slices.DeleteFunc(k.queues, func(q string) bool { return q == queue })
+	delete(k.fetch, queue)
+	r := k.run
+	k.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	return r.cancel(ctx, queue)
+}
+
+// SetPrefetch changes the prefetch of one queue, or of all when queue is empty,
+// live and without redelivery. 0 pauses: nothing more is delivered, what is
+// here can be settled.
+func (k *Consumer) SetPrefetch(ctx context.Context, queue string, n int) error {
+	if n < 0 || n > 65535 {
+		return &Error{Op: "prefetch", Entity: queue, Kind: ErrInvalid, Err: fmt.Errorf("%d: want 0 to 65535", n)}
+	}
+	k.mu.Lock()
+	targets := []string{queue}
+	if queue == "" {
+		targets = slices.Clone(k.queues)
+	}
+	for _, q := range targets {
+		k.fetch[q] = n
+	}
+	r := k.run
+	k.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	var errs []error
+	for _, q := range targets {
+		errs = append(errs, r.setPrefetch(ctx, q, n))
+	}
+	return errors.Join(errs...)
+}
+
+func (k *Consumer) running() *run {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.run
+}
+
+// prefetch is what queue is to have now.
+func (k *Consumer) prefetch(queue string) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if n, ok := k.fetch[queue]; ok {
+		return n
+	}
+	return k.cfg.Prefetch
+}

@@ -1,0 +1,199 @@
+package gombu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/gombu/gombu/driver"
+)
+
+// A Delivery is one message in the hands of a handler. It belongs to the
+// handler; its fields are for reading. Settling methods may be called from any
+// goroutine, once: the second one returns ErrSettled. Left alone, the handler's
+// return value settles it.
+type Delivery struct {
+	// Queue is the queue it came from, by its handle.
+	Queue string
+	// Exchange and Key are those of the publish.
+	Exchange, Key string
+	// ConsumerTag is the broker's name for the subscription, where it has one.
+	ConsumerTag string
+	// Redelivered: it was delivered before, here or elsewhere.
+	Redelivered bool
+	// Attempt is the number of handler starts known so far, this one included; 0: unknown.
+	Attempt int
+	// Properties as they came.
+	Properties
+	// Body as it came, maybe compressed; see Bytes and Decode.
+	Body []byte
+
+	raw   []byte // the stored message, when it is no message
+	plain []byte // Body decompressed
+	fault error  // why it cannot be decoded
+	rec   *reception
+	tag   driver.Tag
+	state atomic.Uint32
+	one   [1]driver.Settlement // so that settling in place allocates nothing
+}
+
+const (
+	stOpen uint32 = iota
+	stDetached
+	stAcked
+	stRejected
+	stRequeued
+)
+
+var stateWord = map[uint32]string{stAcked: "acknowledged", stRejected: "rejected", stRequeued: "requeued"}
+
+// fill makes d the delivery of in.
+func (d *Delivery) fill(in *driver.Incoming, rec *reception) {
+	d.Queue, d.Exchange, d.Key, d.ConsumerTag = rec.src.queue, in.Exchange, in.Key, in.ConsumerTag
+	d.Redelivered, d.Attempt = in.Redelivered, in.Attempt
+	d.Properties, d.Body, d.raw, d.fault = in.Props, in.Body, in.Raw, in.DecodeErr
+	d.rec, d.tag = rec, in.Tag
+}
+
+// Bytes is the body, decompressed. It fails with ErrUndecodable, also when the
+// message was no message at all. What it returns belongs to the Delivery.
+func (d *Delivery) Bytes() ([]byte, error) {
+	if d.fault != nil || d.plain != nil {
+		return d.plain, d.fault
+	}
+	d.plain = d.Body
+	name, ok := d.Headers.Get("compression").(string)
+	if !ok || name == "" {
+		return d.plain, nil
+	}
+	c := d.rec.src.run.c
+	z, err := c.codecs.Compression(name)
+	if err == nil {
+		d.plain, err = z.Decompress(d.Body, c.cfg.MaxBody)
+	}
+	if err != nil {
+		d.plain = nil
+		d.fault = &Error{Op: "decompress", Entity: name, Kind: ErrUndecodable, Err: err}
+	}
+	return d.plain, d.fault
+}
+
+// Decode decodes the body into v, a pointer, by its content type. The content
+// type is checked against the accept list before anything is decoded. The error
+// is ErrUndecodable; returned from a handler it parks the message instead of
+// retrying it.
+func (d *Delivery) Decode(v any) error {
+	if err := d.check(); err != nil {
+		return err
+	}
+	body, err := d.Bytes()
+	if err != nil {
+		return err
+	}
+	err = d.rec.src.run.c.codecs.Decode(d.ContentType, d.ContentEncoding, body, v)
+	if err != nil {
+		err = &decodeError{d, err}
+	}
+	return err
+}
+
+// A decodeError is what a Delivery's own Decode returned, so that the same kind
+// of error from elsewhere is not taken for it.
+type decodeError struct {
+	d   *Delivery
+	err error
+}
+
+func (e *decodeError) Error() string { return e.err.Error() }
+func (e *decodeError) Unwrap() error { return e.err }
+
+// check says why the message is not to be decoded, before trying.
+func (d *Delivery) check() error {
+	if d.fault == nil && !d.rec.src.run.accept.Has(d.ContentType) {
+		d.fault = &Error{Op: "decode", Entity: d.ContentType, Kind: ErrUndecodable,
+			Err: errors.New("this content type is not accepted here")}
+	}
+	return d.fault
+}
+
+// undecodable says whether err is that this very message cannot be decoded.
+func (d *Delivery) undecodable(err error) bool {
+	var own *decodeError
+	return errors.As(err, &own) && own.d == d || d.fault != nil && errors.Is(err, d.fault)
+}
+
+// Decode decodes d's body as a T; see Delivery.Decode.
+func Decode[T any](d *Delivery) (T, error) {
+	var v T
+	err := d.Decode(&v)
+	return v, err
+}
+
+// Typed makes a handler of one that takes the decoded body. A body that does
+// not decode follows the policy for undecodable messages.
+func Typed[T any](h func(ctx context.Context, v T, d *Delivery) error) Handler {
+	return func(ctx context.Context, d *Delivery) error {
+		v, err := Decode[T](d)
+		if err != nil {
+			return err
+		}
+		return h(ctx, v, d)
+	}
+}
+
+// Ack tells the broker that the message is done. ErrSettled: it was settled
+// before. ErrLeaseLost: the claim is no longer ours, and the broker delivers it
+// again. Without acks (NoAck) it does nothing.
+func (d *Delivery) Ack(ctx context.Context) error { return d.settle(ctx, stAcked, driver.Ack, 0) }
+
+// Reject gives the message to the broker's own dead-lettering; a queue without
+// one drops it. Errors as Ack's.
+func (d *Delivery) Reject(ctx context.Context) error {
+	return d.settle(ctx, stRejected, driver.Reject, 0)
+}
+
+// Requeue puts the message back, to the head of its queue where the broker can.
+// Errors as Ack's.
+func (d *Delivery) Requeue(ctx context.Context) error {
+	return d.settle(ctx, stRequeued, driver.Requeue, 0)
+}
+
+// Release puts the message back as one that was never tried. Errors as Ack's.
+func (d *Delivery) Release(ctx context.Context) error {
+	return d.settle(ctx, stRequeued, driver.Release, 0)
+}
+
+// Detach lets the handler return while the claim is kept, until one of the
+// settling methods is called. It counts against the prefetch meanwhile.
+func (d *Delivery) Detach() error {
+	if !d.state.CompareAndSwap(stOpen, stDetached) {
+		return d.settledError()
+	}
+	return nil
+}
+
+// Settled says whether the delivery was acknowledged, rejected or requeued.
+func (d *Delivery) Settled() bool { return d.state.Load() > stDetached }
+
+func (d *Delivery) settledError() error {
+	return &Error{Op: "settle", Entity: d.Queue, Kind: ErrSettled,
+		Err: fmt.Errorf("the delivery was %s before", stateWord[d.state.Load()])}
+}
+
+// claim moves the state to settled; false when it was.
+func (d *Delivery) claim(to uint32) bool {
+	return d.state.CompareAndSwap(stOpen, to) || d.state.CompareAndSwap(stDetached, to)
+}
+
+func (d *Delivery) settle(ctx context.Context, to uint32, o driver.Outcome, after time.Duration) error {
+	if d.rec.src.run.cfg.NoAck {
+		return nil
+	}
+	if !d.claim(to) {
+		return d.settledError()
+	}
+	d.one[0] = driver.Settlement{Tag: d.tag, Outcome: o, After: after}
+	return d.rec.settle(ctx, d)
+}

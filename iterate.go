@@ -1,0 +1,64 @@
+package gombu
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"sync"
+)
+
+// Deliveries ranges over what cfg's queues deliver, one at a time, until ctx
+// ends or the loop is left; then what was not taken is given back. Each
+// delivery must be settled (or detached) before the next turn: one that was not
+// is requeued, and the next turn says so with an error and a nil delivery. An
+// error that ends Run is the last one yielded. cfg.Workers is ignored.
+func (c *Conn) Deliveries(ctx context.Context, cfg ConsumerConfig) iter.Seq2[*Delivery, error] {
+	return func(yield func(*Delivery, error) bool) {
+		cfg.Workers = 1
+		ctx, stop := context.WithCancel(ctx)
+		var (
+			wg    sync.WaitGroup
+			out   = make(chan *Delivery)
+			taken = make(chan error)
+			over  = make(chan error, 1)
+		)
+		wg.Go(func() {
+			over <- c.Run(ctx, cfg, func(hctx context.Context, d *Delivery) error {
+				select {
+				case out <- d:
+					return <-taken
+				case <-ctx.Done():
+					return d.Release(context.WithoutCancel(hctx))
+				}
+			})
+		})
+		defer wg.Wait()
+		defer stop()
+		for {
+			select {
+			case d := <-out:
+				more := yield(d, nil)
+				err := c.turn(d)
+				taken <- err
+				if !more || err != nil && !yield(nil, err) {
+					return
+				}
+			case err := <-over:
+				if err != nil {
+					yield(nil, err)
+				}
+				return
+			}
+		}
+	}
+}
+
+// turn checks that the loop's body settled its delivery.
+func (c *Conn) turn(d *Delivery) error {
+	if d.Settled() || d.state.Load() == stDetached || d.rec.src.run.cfg.NoAck || d.rec.over.Load() {
+		return nil
+	}
+	err := &Error{Op: "deliveries", Entity: d.Queue, Kind: ErrInvalid,
+		Err: errors.New("the loop moved on without settling the delivery; it was requeued")}
+	return errors.Join(err, d.Requeue(d.rec.src.run.life))
+}

@@ -1,0 +1,563 @@
+package gombu
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gombu/gombu/driver"
+)
+
+// maxBatch bounds the messages that share one Submit.
+const maxBatch = 256
+
+// A lane is one publish channel of a Conn, shared by its Producers. Messages
+// wait in line, a goroutine that lives while there is a line submits them in
+// batches, and another one per session collects the outcomes.
+type lane struct {
+	c         *Conn
+	noConfirm bool
+	room      chan struct{} // one token per unanswered message
+
+	mu      sync.Mutex
+	line    calls // not yet submitted
+	running bool
+	closed  bool
+	gone    chan struct{} // closed when the collector of the last sender has ended; nil: there was none
+
+	flight map[uint64]*call // submitted and unanswered; guarded by mu
+	seq    uint64
+
+	tx   driver.Sender // of at; guarded by mu when Inline, else the line's goroutine's alone
+	at   *session
+	one  [1]driver.Outgoing
+	out  []driver.Outgoing
+	free sync.Pool // of *call; per lane, so that a channel never leaves its synctest bubble
+}
+
+// A call is one message under way.
+type call struct {
+	p     *Producer
+	out   driver.Outgoing
+	own   []byte     // the copy that out.Body is
+	done  chan error // gets the outcome once
+	state callState  // guarded by lane.mu
+	tries int
+	err   error // why the session left it open
+
+	prev, next *call // in the line
+}
+
+type callState uint8
+
+const (
+	waiting callState = iota // in the line
+	sent                     // given to the driver
+	over                     // answered, or withdrawn
+	left                     // sent, and its caller has gone
+)
+
+func newLane(c *Conn, noConfirm bool) *lane {
+	l := &lane{c: c, noConfirm: noConfirm, room: make(chan struct{}, c.cfg.MaxPending), flight: map[uint64]*call{}}
+	l.free.New = func() any { return &call{done: make(chan error, 1)} }
+	return l
+}
+
+// inline publishes on the caller's goroutine, for transports that never block.
+func (l *lane) inline(ctx context.Context, p *Producer, m *Message) error {
+	var out driver.Outgoing
+	if err := p.prepare(m, &out); err != nil {
+		return err
+	}
+	for {
+		s, err := l.session(ctx)
+		if err != nil {
+			return err
+		}
+		l.mu.Lock()
+		if l.at != s {
+			if l.tx, err = l.open(ctx, s); err != nil {
+				l.mu.Unlock()
+				return l.c.sessionError(ctx, "publish", err)
+			}
+			l.at = s
+		}
+		l.one[0] = out
+		if _, err = l.tx.Submit(ctx, l.one[:]); err == nil {
+			err = l.one[0].Err
+		}
+		l.one[0] = driver.Outgoing{}
+		l.mu.Unlock()
+		select {
+		case <-s.Done():
+			if errors.Is(err, ErrNotSent) {
+				continue
+			}
+		default:
+		}
+		return err
+	}
+}
+
+// enqueue puts a copy of m in the line.
+func (l *lane) enqueue(ctx context.Context, p *Producer, m *Message) (*call, error) {
+	select {
+	case l.room <- struct{}{}:
+	default:
+		select {
+		case l.room <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ended(ctx, "publish", "", l.why(ErrNotSent)...)
+		case <-l.c.ctx.Done():
+			return nil, &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
+		}
+	}
+	k := l.free.Get().(*call)
+	k.p, k.state, k.tries, k.err = p, waiting, 0, nil
+	if err := p.prepare(m, &k.out); err != nil {
+		k.out = driver.Outgoing{}
+		l.free.Put(k)
+		<-l.room
+		return nil, err
+	}
+	if p.cfg.Resend && k.out.Props.MessageID == "" {
+		k.out.Props.MessageID = rand.Text()
+	}
+	k.own = append(k.own[:0], k.out.Body...)
+	k.out.Body = k.own
+	k.out.Props.Headers = slices.Clone(k.out.Props.Headers)
+	k.out.Props.Extra = slices.Clone(k.out.Props.Extra)
+	p.begin()
+	l.mu.Lock()
+	if l.closed {
+		k.state = over
+		l.mu.Unlock()
+		p.end()
+		<-l.room
+		return nil, &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
+	}
+	l.line.push(k)
+	l.start()
+	l.mu.Unlock()
+	return k, nil
+}
+
+// start runs the line's goroutine unless it does; the caller holds mu.
+func (l *lane) start() {
+	if !l.running && !l.closed && l.line.first != nil {
+		l.running = true
+		l.c.wg.Go(l.run)
+	}
+}
+
+// await returns k's outcome; when ctx ends first, k is withdrawn if it can be.
+func (l *lane) await(ctx context.Context, k *call) error {
+	select {
+	case err := <-k.done:
+		l.recycle(k)
+		return err
+	default:
+	}
+	select {
+	case err := <-k.done:
+		l.recycle(k)
+		return err
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	state := k.state
+	switch state {
+	case waiting:
+		l.line.remove(k)
+		k.state = over
+	case sent:
+		k.state = left
+	}
+	entity := target(&k.out)
+	l.mu.Unlock()
+	switch state {
+	case waiting:
+		k.p.end()
+		<-l.room
+		return l.withLast(ended(ctx, "publish", entity, l.why(ErrNotSent)...))
+	case sent:
+		return ended(ctx, "publish", entity, l.why(ErrUncertain)...)
+	}
+	return <-k.done // answered at the same moment
+}
+
+// why adds to kind what keeps messages from being sent.
+func (l *lane) why(kind error) []error {
+	s := l.c.publish.peek()
+	switch {
+	case s == nil:
+		return []error{kind, ErrUnavailable}
+	case s.blocked.Load():
+		return []error{kind, ErrBlocked}
+	}
+	return []error{kind}
+}
+
+// withLast adds the last failure to connect, when that is the reason.
+func (l *lane) withLast(err error) error {
+	k := l.c.publish
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if e := err.(*Error); k.cur == nil && k.last != nil {
+		e.Err = errors.Join(e.Err, k.last)
+	}
+	return err
+}
+
+func (l *lane) recycle(k *call) {
+	if cap(k.own) > 64<<10 {
+		k.own = nil
+	}
+	k.p, k.out = nil, driver.Outgoing{}
+	l.free.Put(k)
+}
+
+// run submits the line until it is empty.
+func (l *lane) run() {
+	ctx := l.c.ctx
+	for {
+		s, err := l.sendable(ctx)
+		if err != nil {
+			l.failAll(err)
+			return
+		}
+		l.mu.Lock()
+		if l.line.first == nil {
+			l.running = false
+			l.mu.Unlock()
+			return
+		}
+		gone, same := l.gone, l.at == s
+		l.mu.Unlock()
+		if !same {
+			if gone != nil {
+				<-gone // the old session's messages come back to the head of the line first
+			}
+			if err := l.switchTo(ctx, s); err != nil {
+				l.c.log.Debug("gombu: opening a publish channel", "err", err)
+				_ = pause(s.ctx, s.link.c.cfg.Retry.wait(1))
+			}
+			continue
+		}
+		l.submit(s)
+	}
+}
+
+// sendable waits for a session that takes messages.
+func (l *lane) sendable(ctx context.Context) (*session, error) {
+	for {
+		s, err := l.session(ctx)
+		if err != nil || !s.blocked.Load() {
+			return s, err
+		}
+		s.link.mu.Lock()
+		changed := s.link.changed
+		s.link.mu.Unlock()
+		if !s.blocked.Load() {
+			continue
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
+		}
+	}
+}
+
+func (l *lane) switchTo(ctx context.Context, s *session) error {
+	tx, err := l.open(ctx, s)
+	if err != nil {
+		return err
+	}
+	gone := make(chan struct{})
+	l.mu.Lock()
+	l.tx, l.at, l.gone = tx, s, gone
+	l.mu.Unlock()
+	l.c.wg.Go(func() { defer close(gone); l.collect(s, tx) })
+	return nil
+}
+
+// submit gives one batch to the driver. It waits for room in the driver's
+// memory for as long as the session lives; callers leave by their own contexts.
+func (l *lane) submit(s *session) {
+	batch := l.take()
+	for _, k := range batch {
+		l.out = append(l.out, k.out)
+	}
+	n, err := l.tx.Submit(s.ctx, l.out)
+	for i, k := range batch[:n] {
+		if l.out[i].Done {
+			l.answer(k, l.out[i].Err)
+		}
+	}
+	clear(l.out)
+	l.out = l.out[:0]
+	if n < len(batch) {
+		l.putBack(batch[n:], err)
+		if s.ctx.Err() == nil { // the sender is over, the session is not
+			l.drop(s)
+		}
+	}
+}
+
+// drop forgets the sender, so that the next batch opens another.
+func (l *lane) drop(s *session) {
+	l.mu.Lock()
+	tx := l.tx
+	if l.at == s {
+		l.at = nil
+	}
+	l.mu.Unlock()
+	ctx, cancel := context.WithTimeout(s.ctx, cmp.Or(l.c.cfg.Dial.ConnectTimeout, 5*time.Second))
+	defer cancel()
+	if err := tx.Close(ctx); err != nil {
+		l.c.log.Debug("gombu: closing a publish channel", "err", err)
+	}
+}
+
+// take moves a batch from the line into flight.
+func (l *lane) take() []*call {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	limit := maxBatch
+	if m := l.c.feature.MaxBatch; m > 0 {
+		limit = min(limit, m)
+	}
+	var batch []*call
+	for k := l.line.first; k != nil && len(batch) < limit; k = l.line.first {
+		l.line.remove(k)
+		l.seq++
+		k.out.Seq, k.state = l.seq, sent
+		l.flight[l.seq] = k
+		batch = append(batch, k)
+	}
+	return batch
+}
+
+// answer ends a call.
+func (l *lane) answer(k *call, err error) {
+	l.mu.Lock()
+	delete(l.flight, k.out.Seq)
+	late := k.state == left
+	k.state = over
+	l.mu.Unlock()
+	k.p.end()
+	<-l.room
+	if late {
+		l.c.log.Debug("gombu: outcome of a publish whose caller had gone", "err", err)
+		return
+	}
+	k.done <- err
+}
+
+// collect brings the outcomes of one sender home. What a lost session left
+// open is decided in order when the last outcome is there.
+func (l *lane) collect(s *session, tx driver.Sender) {
+	dst := make([]driver.Receipt, maxBatch)
+	var open []*call
+	for {
+		n, err := tx.Outcomes(context.WithoutCancel(s.ctx), dst)
+		for _, r := range dst[:n] {
+			l.mu.Lock()
+			k := l.flight[r.Seq]
+			l.mu.Unlock()
+			switch {
+			case k == nil:
+			case errors.Is(r.Err, ErrUncertain) || errors.Is(r.Err, ErrNotSent):
+				k.err = r.Err
+				open = append(open, k)
+			default:
+				l.answer(k, r.Err)
+			}
+		}
+		if err != nil {
+			l.mu.Lock()
+			if l.at == s {
+				l.at = nil
+			}
+			l.mu.Unlock()
+			l.settleOpen(open)
+			return
+		}
+	}
+}
+
+// settleOpen decides, in order, what a lost session left open. After a message
+// whose fate is unknown nothing later of the lane is repeated silently: the
+// caller's own repeat would come behind it.
+func (l *lane) settleOpen(open []*call) {
+	slices.SortFunc(open, func(a, b *call) int { return cmp.Compare(a.out.Seq, b.out.Seq) })
+	var again []*call
+	unknown := false
+	for _, k := range open {
+		uncertain := errors.Is(k.err, ErrUncertain)
+		if unknown || uncertain && !k.p.cfg.Resend {
+			unknown = true
+			l.answer(k, k.err)
+			continue
+		}
+		again = append(again, k)
+	}
+	l.putBack(again, nil)
+}
+
+// putBack returns calls to the head of the line, in order; those whose policy
+// is spent, or whose caller has gone, end.
+func (l *lane) putBack(batch []*call, err error) {
+	type failure struct {
+		tell func(error, time.Duration)
+		err  error
+	}
+	var spent []*call
+	var told []failure
+	l.mu.Lock()
+	for _, k := range slices.Backward(batch) {
+		if err != nil {
+			k.err = err
+		}
+		if k.tries++; k.p.cfg.Retry != nil {
+			told = append(told, failure{k.p.cfg.Retry.OnError, k.err})
+		}
+		if k.state == left || k.p.cfg.Retry != nil && k.p.cfg.Retry.spent(k.tries) || l.closed {
+			spent = append(spent, k)
+			continue
+		}
+		delete(l.flight, k.out.Seq)
+		k.state = waiting
+		l.line.unshift(k)
+	}
+	l.start()
+	l.mu.Unlock()
+	for _, f := range slices.Backward(told) {
+		tell(f.tell, f.err, 0)
+	}
+	for _, k := range slices.Backward(spent) {
+		l.answer(k, l.notSent(k.err))
+	}
+}
+
+func (l *lane) notSent(err error) error {
+	if errors.Is(err, ErrNotSent) || errors.Is(err, ErrUncertain) {
+		return err
+	}
+	return &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrNotSent, Err: err}
+}
+
+// failAll ends every call in the line: the Conn is closed, or connecting was
+// given up.
+func (l *lane) failAll(err error) {
+	l.mu.Lock()
+	var all []*call
+	for k := l.line.first; k != nil; k = l.line.first {
+		l.line.remove(k)
+		k.state = sent
+		all = append(all, k)
+	}
+	l.running = false
+	l.mu.Unlock()
+	for _, k := range all {
+		l.answer(k, l.notSent(err))
+	}
+}
+
+// close ends what is in the line; nothing enters it any more.
+func (l *lane) close() {
+	l.mu.Lock()
+	l.closed = true
+	running := l.running
+	l.mu.Unlock()
+	if !running {
+		l.failAll(&Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed})
+	}
+}
+
+// calls is a doubly linked list, so that a call can leave from anywhere.
+type calls struct{ first, last *call }
+
+func (c *calls) push(k *call) {
+	k.prev, k.next = c.last, nil
+	if c.last == nil {
+		c.first = k
+	} else {
+		c.last.next = k
+	}
+	c.last = k
+}
+
+func (c *calls) unshift(k *call) {
+	k.prev, k.next = nil, c.first
+	if c.first == nil {
+		c.last = k
+	} else {
+		c.first.prev = k
+	}
+	c.first = k
+}
+
+func (c *calls) remove(k *call) {
+	if k.prev == nil {
+		c.first = k.next
+	} else {
+		k.prev.next = k.next
+	}
+	if k.next == nil {
+		c.last = k.prev
+	} else {
+		k.next.prev = k.prev
+	}
+	k.prev, k.next = nil, nil
+}
+
+// begin and end count what is unanswered, for Flush.
+func (p *Producer) begin() {
+	p.mu.Lock()
+	p.pending++
+	p.mu.Unlock()
+}
+
+func (p *Producer) end() {
+	p.mu.Lock()
+	if p.pending--; p.pending == 0 && p.idle != nil {
+		close(p.idle)
+		p.idle = nil
+	}
+	p.mu.Unlock()
+}
+
+// flush waits until nothing of p, or of the whole lane, is unanswered.
+func (l *lane) flush(ctx context.Context, p *Producer) error {
+	if p == nil {
+		for range cap(l.room) { // holding every token is being empty
+			select {
+			case l.room <- struct{}{}:
+			case <-ctx.Done():
+				return ended(ctx, "flush", "", l.why(ErrUncertain)...)
+			}
+		}
+		return nil
+	}
+	p.mu.Lock()
+	if p.pending > 0 && p.idle == nil {
+		p.idle = make(chan struct{})
+	}
+	idle := p.idle
+	p.mu.Unlock()
+	if idle == nil {
+		return nil
+	}
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return ended(ctx, "flush", "", l.why(ErrUncertain)...)
+	}
+}

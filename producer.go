@@ -1,0 +1,181 @@
+package gombu
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/gombu/gombu/driver"
+)
+
+// ProducerConfig holds the defaults of a Producer's messages. The zero value
+// publishes to the default exchange, persistent, confirmed and mandatory.
+type ProducerConfig struct {
+	// Exchange and Key for messages that name none.
+	Exchange, Key string
+	// Serializer and Compression for messages that name none.
+	Serializer, Compression string
+	// Mandatory for messages that leave it to the Producer.
+	Mandatory Mandatory
+	// Declare is declared before the first publish of each session. nil: nothing.
+	Declare *Topology
+	// NoConfirm returns when the message is on its way: it may be lost.
+	NoConfirm bool
+	// Resend repeats a message whose outcome a lost session left unknown, with
+	// the same message id: at least once, as Kombu's retry=True.
+	Resend bool
+	// Retry bounds the repeats of what was not sent (and, with Resend, of what
+	// is uncertain): MaxRetries, Timeout and OnError; the waits between are the
+	// supervisor's. nil: repeated until the context ends.
+	Retry *RetryPolicy
+}
+
+// A Producer publishes through its Conn. It holds no resource of the broker,
+// needs no closing, and is safe for use by any number of goroutines: those that
+// publish at the same time share a batch, and nobody waits for one to fill.
+type Producer struct {
+	c    *Conn
+	cfg  ProducerConfig
+	lane *lane
+
+	mu      sync.Mutex
+	pending int           // published and unanswered
+	idle    chan struct{} // closed when pending falls to zero; nil: nobody waits
+}
+
+// Producer makes a producer; nil cfg is the zero one. No network is used
+// before the first publish.
+func (c *Conn) Producer(cfg *ProducerConfig) *Producer {
+	p := &Producer{c: c}
+	if cfg != nil {
+		p.cfg = *cfg
+	}
+	p.lane = c.lanes[0]
+	if p.cfg.NoConfirm {
+		p.lane = c.lanes[1]
+	}
+	return p
+}
+
+// Publish sends m and returns when the broker has it, in at least one queue
+// when it is mandatory. Otherwise the error is ErrUnroutable; ErrRefused;
+// ErrTooLarge or ErrInvalid (nothing was sent); ErrNotSent when ctx ended
+// before it was sent, with ErrUnavailable or ErrBlocked when that is why; or
+// ErrUncertain when it was sent and ctx or the session ended before the answer.
+func (p *Producer) Publish(ctx context.Context, m *Message) error {
+	ctx, cancel := p.budget(ctx)
+	defer cancel()
+	if err := p.ready(ctx, m); err != nil {
+		return err
+	}
+	if p.c.feature.Inline {
+		return p.lane.inline(ctx, p, m)
+	}
+	k, err := p.lane.enqueue(ctx, p, m)
+	if err != nil {
+		return err
+	}
+	return p.lane.await(ctx, k)
+}
+
+// PublishBatch publishes ms in order and waits for all. errs, when not nil,
+// must be as long as ms and gets the outcome of each; the result joins them.
+func (p *Producer) PublishBatch(ctx context.Context, ms []*Message, errs []error) error {
+	if errs == nil {
+		errs = make([]error, len(ms))
+	}
+	if len(errs) != len(ms) {
+		return &Error{Op: "publish", Kind: ErrInvalid, Err: errors.New("errs must be as long as ms")}
+	}
+	pend := make([]*Pending, len(ms))
+	for i, m := range ms {
+		pend[i], errs[i] = p.PublishAsync(ctx, m)
+	}
+	for i, w := range pend {
+		if w != nil {
+			errs[i] = w.Wait(ctx)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// PublishAsync sends m without waiting for its outcome. ctx bounds the wait for
+// room (Config.MaxPending) only; an error means that nothing was or will be
+// sent. Get the outcome from Pending.Wait, or of all from Flush.
+func (p *Producer) PublishAsync(ctx context.Context, m *Message) (*Pending, error) {
+	if err := p.ready(ctx, m); err != nil {
+		return nil, err
+	}
+	if p.c.feature.Inline {
+		return &Pending{err: p.lane.inline(ctx, p, m)}, nil
+	}
+	k, err := p.lane.enqueue(ctx, p, m)
+	if err != nil {
+		return nil, err
+	}
+	return &Pending{k: k}, nil
+}
+
+// Pending is the outcome of a PublishAsync to come. Its methods may be called
+// from one goroutine at a time.
+type Pending struct {
+	k   *call
+	err error
+}
+
+// Wait returns the outcome, as Publish would. On ctx's end it is as if Publish's
+// context had ended: what was not sent yet is withdrawn.
+func (w *Pending) Wait(ctx context.Context) error {
+	if w.k != nil {
+		w.err, w.k = w.k.p.lane.await(ctx, w.k), nil
+	}
+	return w.err
+}
+
+// Flush waits until nothing that this Producer published is unanswered. It
+// does not return the outcomes; on ctx's end it returns its cause and ErrUncertain.
+func (p *Producer) Flush(ctx context.Context) error {
+	return p.lane.flush(ctx, p)
+}
+
+// budget applies Retry.Timeout.
+func (p *Producer) budget(ctx context.Context) (context.Context, context.CancelFunc) {
+	if p.cfg.Retry == nil || p.cfg.Retry.Timeout <= 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, p.cfg.Retry.Timeout)
+}
+
+// ready declares what this message and producer ask for.
+func (p *Producer) ready(ctx context.Context, m *Message) error {
+	if ctx.Err() != nil {
+		return ended(ctx, "publish", "", ErrNotSent)
+	}
+	if err := p.c.declareOnce(ctx, p.cfg.Declare); err != nil {
+		return err
+	}
+	return p.c.declareOnce(ctx, m.Declare)
+}
+
+// session is where a message goes now. What was declared is put back by the
+// consuming session, so a publisher waits for that one too.
+func (p *lane) session(ctx context.Context) (*session, error) {
+	c := p.c
+	if c.publish != c.consume && c.topo.any() {
+		if _, err := c.consume.get(ctx, "publish"); err != nil {
+			return nil, err
+		}
+	}
+	return c.publish.get(ctx, "publish")
+}
+
+func (t *topology) any() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.entries) > 0
+}
+
+// open opens the lane's sender on s.
+func (l *lane) open(ctx context.Context, s *session) (driver.Sender, error) {
+	return s.OpenSender(ctx, driver.SenderConfig{Window: l.c.cfg.MaxPending, NoConfirm: l.noConfirm})
+}

@@ -1,0 +1,293 @@
+package gombu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gombu/gombu/codec"
+	"github.com/gombu/gombu/driver"
+)
+
+// afterGrace is how long a handler may take to notice that its context ended.
+const afterGrace = 500 * time.Millisecond
+
+// A run is one Run of a Consumer. Workers belong to it, not to a session.
+type run struct {
+	k      *Consumer
+	c      *Conn
+	cfg    *ConsumerConfig
+	h      Handler
+	accept codec.AcceptSet
+
+	jobs   jobs
+	held   held
+	failed failures
+	parked sync.Map // queues whose parking was logged
+
+	intake     context.Context // ends when nothing new is to be taken
+	stopIntake context.CancelCauseFunc
+	work       context.Context // of the handlers; ends when their grace is over
+	kill       context.CancelCauseFunc
+	life       context.Context // of settles and closes; ends when all must be over
+	end        context.CancelCauseFunc
+
+	mu      sync.Mutex
+	sources map[string]*source
+	limit   context.Context // of a Shutdown; nil: none
+	fatal   error
+
+	busy    atomic.Int32 // handlers running
+	workers sync.WaitGroup
+	aux     sync.WaitGroup // sources, settlers, the holder
+	done    chan struct{}
+	err     error // valid after done
+}
+
+func newRun(k *Consumer, h Handler, accept codec.AcceptSet) *run {
+	r := &run{k: k, c: k.c, cfg: &k.cfg, h: h, accept: accept, sources: map[string]*source{}, done: make(chan struct{})}
+	r.jobs.init()
+	r.held.wake = make(chan struct{}, 1)
+	base := context.WithoutCancel(k.c.ctx)
+	r.intake, r.stopIntake = context.WithCancelCause(base)
+	r.work, r.kill = context.WithCancelCause(base)
+	r.life, r.end = context.WithCancelCause(base)
+	return r
+}
+
+// serve runs until ctx ends, Shutdown asks, or something cannot be helped.
+func (r *run) serve(ctx context.Context) error {
+	defer close(r.done)
+	defer r.end(ErrClosed)
+	if err := r.c.declareOnce(ctx, r.cfg.Declare); err != nil {
+		r.stopIntake(ErrClosed)
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { r.stopIntake(context.Cause(ctx)) })
+	defer stop()
+	r.k.mu.Lock()
+	queues := append([]string(nil), r.k.queues...)
+	r.k.mu.Unlock()
+	for _, q := range queues {
+		r.add(q)
+	}
+	for range r.cfg.Workers {
+		r.workers.Go(r.worker)
+	}
+	r.k.standing("", false) // wakes Ready: Run is on
+	<-r.intake.Done()
+	r.drain()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = errors.Join(r.fatal, r.err)
+	return r.err
+}
+
+// fail ends the run with an error that waiting cannot help.
+func (r *run) fail(err error) {
+	r.mu.Lock()
+	if r.fatal == nil {
+		r.fatal = err
+	}
+	r.mu.Unlock()
+	r.stopIntake(err)
+}
+
+// shutdown asks the run to stop, with ctx as its limit.
+func (r *run) shutdown(ctx context.Context) {
+	r.mu.Lock()
+	r.limit = ctx
+	r.mu.Unlock()
+	r.stopIntake(ErrClosed)
+}
+
+// wait returns when the run is over, or with ctx.
+func (r *run) wait(ctx context.Context) error {
+	select {
+	case <-r.done:
+		if errors.Is(r.err, ErrAbandoned) {
+			return r.err
+		}
+		return nil
+	case <-ctx.Done():
+		return ended(ctx, "shutdown", "", ErrAbandoned)
+	}
+}
+
+// drain is the ordered stop: sources stop intake and give back what has not
+// begun, handlers finish within their grace, settles are flushed.
+func (r *run) drain() {
+	r.mu.Lock()
+	limit := r.limit
+	r.mu.Unlock()
+	grace := r.cfg.Grace
+	if limit != nil {
+		if d, ok := limit.Deadline(); ok {
+			left := time.Until(d)
+			grace = min(grace, left-min(left/10, afterGrace))
+		}
+		defer context.AfterFunc(limit, func() { r.end(context.Cause(limit)) })()
+	}
+	r.jobs.close()
+	over := make(chan struct{})
+	r.aux.Go(func() { r.workers.Wait(); close(over) })
+	timer := time.NewTimer(max(grace, 0))
+	defer timer.Stop()
+	idle := r.allSettled()
+	for over != nil || idle != nil {
+		select {
+		case <-over:
+			over = nil
+		case <-idle:
+			idle = nil
+		case <-timer.C:
+			r.kill(&Error{Op: "run", Kind: ErrClosed, Err: fmt.Errorf("the grace of %v is over", grace)})
+			r.abandon(over)
+			over, idle = nil, nil
+		}
+	}
+	r.kill(ErrClosed)
+	last := time.AfterFunc(afterGrace, func() { r.end(ErrClosed) })
+	defer last.Stop()
+	r.waitSources()
+}
+
+// allSettled is closed when every source has settled what it took.
+func (r *run) allSettled() chan struct{} {
+	done := make(chan struct{})
+	r.mu.Lock()
+	sources := make([]*source, 0, len(r.sources))
+	for _, s := range r.sources {
+		sources = append(sources, s)
+	}
+	r.mu.Unlock()
+	r.aux.Go(func() {
+		defer close(done)
+		for _, s := range sources {
+			<-s.done
+		}
+	})
+	return done
+}
+
+// abandon waits a little for handlers whose context has ended, and counts
+// those that ignore it.
+func (r *run) abandon(over chan struct{}) {
+	if over == nil {
+		return
+	}
+	select {
+	case <-over:
+	case <-time.After(afterGrace):
+		n := r.busy.Load()
+		r.c.log.Error("gombu: handlers ignored their context and are left behind", "handlers", n)
+		r.mu.Lock()
+		r.err = &Error{Op: "run", Kind: ErrAbandoned, Err: fmt.Errorf("%d handlers ignored their context", n)}
+		r.mu.Unlock()
+	}
+}
+
+func (r *run) waitSources() {
+	r.mu.Lock()
+	sources := make([]*source, 0, len(r.sources))
+	for _, s := range r.sources {
+		sources = append(sources, s)
+	}
+	r.mu.Unlock()
+	for _, s := range sources {
+		<-s.done
+	}
+	r.end(ErrClosed)
+}
+
+func (r *run) worker() {
+	for d := r.jobs.pop(); d != nil; d = r.jobs.pop() {
+		if d.rec.over.Load() {
+			continue // its session is lost and the broker delivers it again
+		}
+		r.busy.Add(1)
+		r.handle(d)
+		r.busy.Add(-1)
+	}
+}
+
+func (r *run) handle(d *Delivery) {
+	ctx := d.rec.ctx
+	if err := d.check(); err != nil {
+		r.bad(ctx, d, err)
+		return
+	}
+	r.finish(ctx, d, r.call(ctx, d, nil))
+}
+
+// call runs the handler, or with bad the hook for undecodable messages.
+func (r *run) call(ctx context.Context, d *Delivery, bad error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = newPanic(p)
+			r.c.log.Error("gombu: handler panicked", "queue", d.Queue, "panic", p, "stack", string(err.(*panicError).stack))
+		}
+	}()
+	if bad != nil {
+		return r.cfg.OnUndecodable(ctx, d, bad)
+	}
+	return r.h(ctx, d)
+}
+
+// finish settles d as the handler's error says.
+func (r *run) finish(ctx context.Context, d *Delivery, err error) {
+	var v *verdict
+	switch {
+	case d.Settled() || r.cfg.NoAck || d.state.Load() == stDetached:
+		if err != nil {
+			r.c.log.Warn("gombu: handler returned an error for what is settled already", "queue", d.Queue, "err", err)
+		}
+	case err == nil:
+		if d.Redelivered {
+			r.failed.forget(d)
+		}
+		r.settle(d, stAcked, driver.Ack, 0)
+	case d.undecodable(err):
+		d.fault = err
+		r.bad(ctx, d, err)
+	case errors.As(err, &v):
+		r.c.log.Info("gombu: handler decided", "queue", d.Queue, "verdict", stateWord[v.state], "err", err)
+		r.decide(d, v)
+	default:
+		wait := r.failed.fail(d)
+		r.c.log.Warn("gombu: handler failed; the message is retried", "queue", d.Queue, "after", wait, "err", err)
+		r.hold(d, wait, r.requeue)
+	}
+}
+
+func (r *run) decide(d *Delivery, v *verdict) {
+	switch {
+	case v.state == stAcked:
+		r.settle(d, stAcked, driver.Ack, 0)
+	case v.state == stRejected:
+		r.settle(d, stRejected, driver.Reject, 0)
+	case v.after > 0 && d.rec.features.Delay:
+		r.settle(d, stRequeued, driver.Delay, v.after)
+	case v.after > 0:
+		r.hold(d, v.after, r.requeue)
+	default:
+		r.settle(d, stRequeued, driver.Requeue, 0)
+	}
+}
+
+func (r *run) requeue(d *Delivery) { r.settle(d, stRequeued, driver.Requeue, 0) }
+
+// settle settles for the handler, without waiting.
+func (r *run) settle(d *Delivery, to uint32, o driver.Outcome, after time.Duration) {
+	if r.cfg.NoAck || !d.claim(to) {
+		return
+	}
+	d.one[0] = driver.Settlement{Tag: d.tag, Outcome: o, After: after}
+	d.rec.settleLater(d)
+}

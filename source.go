@@ -1,0 +1,436 @@
+package gombu
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gombu/gombu/driver"
+)
+
+// A source is one queue of a run: a goroutine that keeps a subscription
+// standing through lost sessions.
+type source struct {
+	run    *run
+	queue  string
+	ctx    context.Context // ends when nothing more is to be taken from it
+	stop   context.CancelCauseFunc
+	resume chan struct{} // cap 1: the prefetch is no longer zero
+	done   chan struct{}
+
+	mu  sync.Mutex
+	rec *reception // of the subscription that stands
+}
+
+func (r *run) add(queue string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sources[queue] != nil || r.intake.Err() != nil {
+		return
+	}
+	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), done: make(chan struct{})}
+	s.ctx, s.stop = context.WithCancelCause(r.intake)
+	r.sources[queue] = s
+	r.aux.Go(s.loop)
+}
+
+func (r *run) source(queue string) *source {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.sources[queue]
+}
+
+func (r *run) cancel(ctx context.Context, queue string) error {
+	s := r.source(queue)
+	if s == nil {
+		return nil
+	}
+	s.stop(ErrClosed)
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+		return ended(ctx, "cancel", queue, ErrAbandoned)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sources[queue] == s {
+		delete(r.sources, queue)
+	}
+	return nil
+}
+
+func (r *run) setPrefetch(ctx context.Context, queue string, n int) error {
+	s := r.source(queue)
+	if s == nil {
+		return nil
+	}
+	select {
+	case s.resume <- struct{}{}:
+	default:
+	}
+	s.mu.Lock()
+	rec := s.rec
+	s.mu.Unlock()
+	if rec == nil {
+		return nil // the next subscription starts with it
+	}
+	if err := rec.rx.SetPrefetch(ctx, n); err != nil && !rec.over.Load() {
+		return r.c.sessionError(ctx, "prefetch", err)
+	}
+	return nil
+}
+
+// loop subscribes, receives until that ends, and subscribes again.
+func (s *source) loop() {
+	defer close(s.done)
+	r := s.run
+	for first, tries := true, 0; s.ctx.Err() == nil; {
+		if r.k.prefetch(s.queue) == 0 {
+			select {
+			case <-s.resume:
+			case <-s.ctx.Done():
+			}
+			continue
+		}
+		sess, err := r.c.consume.get(s.ctx, "consume")
+		if err != nil {
+			if s.ctx.Err() == nil {
+				r.fail(err)
+			}
+			return
+		}
+		rx, err := sess.OpenReceiver(s.ctx, s.config(sess))
+		if err != nil {
+			if s.ctx.Err() == nil && first && sess.ctx.Err() == nil && (final(err) || errors.Is(err, ErrConflict)) {
+				r.fail(err)
+				return
+			}
+			tries++
+			r.c.log.Debug("gombu: subscribing", "queue", s.queue, "err", err)
+			_ = pause(s.ctx, (&RetryPolicy{}).wait(tries))
+			continue
+		}
+		first, tries = false, 0
+		rec := s.enter(sess, rx)
+		err = s.receive(rec)
+		s.leave()
+		if s.ctx.Err() != nil {
+			s.drain(rec)
+			return
+		}
+		s.lose(rec, err)
+	}
+}
+
+func (s *source) config(sess *session) driver.ReceiverConfig {
+	c := s.run.cfg
+	rc := driver.ReceiverConfig{
+		Queue: sess.name(s.queue), Prefetch: s.run.k.prefetch(s.queue),
+		NoAck: c.NoAck, Exclusive: c.Exclusive, Priority: c.Priority, Args: c.Args,
+	}
+	if c.TagPrefix != "" {
+		rc.Tag = c.TagPrefix + "-" + tagSuffix()
+	}
+	return rc
+}
+
+func (s *source) enter(sess *session, rx driver.Receiver) *reception {
+	rec := &reception{src: s, rx: rx, features: rx.Features()}
+	rec.ctx, rec.end = context.WithCancelCause(s.run.work)
+	if s.run.cfg.OnLost == LostCancel {
+		rec.unhook = context.AfterFunc(sess.ctx, func() { rec.lost(context.Cause(sess.ctx)) })
+	}
+	s.mu.Lock()
+	s.rec = rec
+	s.mu.Unlock()
+	if n := s.run.k.prefetch(s.queue); n == 0 { // paused while it was being opened
+		_ = rx.SetPrefetch(s.ctx, 0)
+	}
+	s.run.k.standing(s.queue, true)
+	return rec
+}
+
+func (s *source) leave() {
+	s.mu.Lock()
+	s.rec = nil
+	s.mu.Unlock()
+	s.run.k.standing(s.queue, false)
+}
+
+// receive hands deliveries to the workers until the subscription or s ends.
+func (s *source) receive(rec *reception) error {
+	dst := make([]driver.Incoming, min(max(s.run.k.prefetch(s.queue), 1), 256))
+	for {
+		n, err := rec.rx.Receive(s.ctx, dst)
+		if n > 0 {
+			slab := make([]Delivery, n)
+			for i := range slab {
+				slab[i].fill(&dst[i], rec)
+				dst[i] = driver.Incoming{}
+			}
+			rec.took(n)
+			if !s.run.jobs.push(slab) {
+				s.release(rec, slab)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if s.ctx.Err() != nil {
+			return context.Cause(s.ctx)
+		}
+	}
+}
+
+func (s *source) release(rec *reception, slab []Delivery) {
+	ds := make([]*Delivery, len(slab))
+	for i := range slab {
+		ds[i] = &slab[i]
+	}
+	rec.settleAll(ds, driver.Release)
+}
+
+// lose ends a subscription that the broker or the network ended.
+func (s *source) lose(rec *reception, err error) {
+	r := s.run
+	rec.over.Store(true)
+	if r.cfg.OnLost == LostCancel {
+		rec.lost(&Error{Op: "consume", Entity: s.queue, Kind: ErrLeaseLost, Err: err})
+	}
+	r.jobs.extract(rec)
+	r.held.extract(rec)
+	r.c.log.Info("gombu: subscription ended; subscribing again", "queue", s.queue, "err", err)
+	ctx, cancel := context.WithTimeout(r.life, time.Second)
+	defer cancel()
+	if err := rec.rx.Close(ctx); err != nil {
+		r.c.log.Debug("gombu: closing a lost subscription", "queue", s.queue, "err", err)
+	}
+	if errors.Is(err, ErrNotFound) { // the session stands: do not spin while the queue is missing
+		_ = pause(s.ctx, (&RetryPolicy{NoJitter: true}).wait(1))
+	}
+}
+
+// drain stops intake, gives back what has not begun, waits for the handlers of
+// this queue, and closes the subscription.
+func (s *source) drain(rec *reception) {
+	r := s.run
+	ctx, cancel := context.WithTimeout(r.life, time.Second)
+	if err := rec.rx.SetPrefetch(ctx, 0); err != nil {
+		r.c.log.Debug("gombu: stopping intake", "queue", s.queue, "err", err)
+	}
+	cancel()
+	rec.settleAll(r.jobs.extract(rec), driver.Release)
+	rec.settleAll(r.held.extract(rec), driver.Requeue)
+	rec.wait(r.work)
+	rec.flushed(r.life)
+	rec.over.Store(true)
+	if rec.unhook != nil {
+		rec.unhook()
+	}
+	if err := rec.rx.Close(r.life); err != nil {
+		r.c.log.Debug("gombu: closing a subscription", "queue", s.queue, "err", err)
+	}
+	rec.end(ErrClosed)
+}
+
+// A reception is one subscription of a source in one session. What was received
+// through it is settled through it, or lost with it.
+type reception struct {
+	src      *source
+	rx       driver.Receiver
+	features driver.QueueFeatures
+	over     atomic.Bool     // nothing of it is to be started any more
+	ctx      context.Context // of its handlers
+	end      context.CancelCauseFunc
+	unhook   func() bool
+
+	mu      sync.Mutex
+	open    int           // received and not settled
+	idle    chan struct{} // closed when open falls to zero; nil: nobody waits
+	line    []settling
+	running bool
+	flush   chan struct{} // closed when the settler ends; nil: it is not running
+}
+
+// A settling is a delivery on its way to be settled.
+type settling struct {
+	d    *Delivery
+	done chan error // nil: nobody waits
+}
+
+func (rec *reception) lost(cause error) {
+	rec.over.Store(true)
+	rec.end(cause)
+}
+
+func (rec *reception) took(n int) {
+	if rec.src.run.cfg.NoAck {
+		return
+	}
+	rec.mu.Lock()
+	rec.open += n
+	rec.mu.Unlock()
+}
+
+func (rec *reception) gave(n int) {
+	rec.mu.Lock()
+	if rec.open -= n; rec.open == 0 && rec.idle != nil {
+		close(rec.idle)
+		rec.idle = nil
+	}
+	rec.mu.Unlock()
+}
+
+// wait returns when all is settled, or with ctx.
+func (rec *reception) wait(ctx context.Context) {
+	rec.mu.Lock()
+	if rec.open > 0 && rec.idle == nil {
+		rec.idle = make(chan struct{})
+	}
+	idle := rec.idle
+	rec.mu.Unlock()
+	if idle == nil {
+		return
+	}
+	select {
+	case <-idle:
+	case <-rec.ctx.Done(): // lost: nothing can be settled any more
+	case <-ctx.Done():
+	}
+}
+
+// settle settles d.one now and waits for the outcome.
+func (rec *reception) settle(ctx context.Context, d *Delivery) error {
+	if rec.over.Load() {
+		rec.gave(1)
+		return rec.leaseLost()
+	}
+	if rec.src.run.c.feature.Inline {
+		return rec.settleInline(ctx, d)
+	}
+	done := make(chan error, 1)
+	rec.enqueue(settling{d, done})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ended(ctx, "settle", d.Queue, ErrUncertain)
+	}
+}
+
+func (rec *reception) settleInline(ctx context.Context, d *Delivery) error {
+	err := rec.rx.Settle(ctx, d.one[:])
+	if err == nil {
+		err = d.one[0].Err
+	}
+	rec.gave(1)
+	return err
+}
+
+func (rec *reception) leaseLost() error {
+	return &Error{Op: "settle", Transport: rec.src.run.c.scheme(), Entity: rec.src.queue, Kind: ErrLeaseLost,
+		Err: errors.New("the session that delivered it is over")}
+}
+
+// settleLater settles d.one without waiting; a failure is logged.
+func (rec *reception) settleLater(d *Delivery) {
+	switch {
+	case rec.over.Load():
+		rec.gave(1)
+		rec.complain(d, rec.leaseLost())
+	case rec.src.run.c.feature.Inline:
+		if err := rec.settleInline(rec.src.run.life, d); err != nil {
+			rec.complain(d, err)
+		}
+	default:
+		rec.enqueue(settling{d, nil})
+	}
+}
+
+func (rec *reception) complain(d *Delivery, err error) {
+	rec.src.run.c.log.Warn("gombu: could not settle; the broker delivers it again", "queue", d.Queue, "err", err)
+}
+
+func (rec *reception) enqueue(it settling) {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.line = append(rec.line, it)
+	if !rec.running {
+		rec.running, rec.flush = true, make(chan struct{})
+		rec.src.run.aux.Go(rec.settler)
+	}
+}
+
+// settler settles the line in batches until it is empty.
+func (rec *reception) settler() {
+	var spare []settling
+	var batch []driver.Settlement
+	for {
+		rec.mu.Lock()
+		line := rec.line
+		if len(line) == 0 {
+			rec.running = false
+			close(rec.flush)
+			rec.mu.Unlock()
+			return
+		}
+		rec.line = spare[:0]
+		rec.mu.Unlock()
+		batch = batch[:0]
+		for _, it := range line {
+			batch = append(batch, it.d.one[0])
+		}
+		err := rec.rx.Settle(rec.src.run.life, batch)
+		for i, it := range line {
+			rec.report(it, errors.Join(err, batch[i].Err))
+		}
+		rec.gave(len(line))
+		clear(line)
+		spare = line
+	}
+}
+
+func (rec *reception) report(it settling, err error) {
+	switch {
+	case it.done != nil:
+		it.done <- err
+	case err != nil:
+		rec.complain(it.d, err)
+	}
+}
+
+// settleAll settles many in one call, in order.
+func (rec *reception) settleAll(ds []*Delivery, o driver.Outcome) {
+	if rec.src.run.cfg.NoAck || len(ds) == 0 {
+		return
+	}
+	batch := make([]driver.Settlement, 0, len(ds))
+	for _, d := range ds {
+		if d.claim(stRequeued) {
+			batch = append(batch, driver.Settlement{Tag: d.tag, Outcome: o})
+		}
+	}
+	err := rec.rx.Settle(rec.src.run.life, batch)
+	for i := range batch {
+		if e := errors.Join(err, batch[i].Err); e != nil {
+			rec.src.run.c.log.Warn("gombu: could not give back; the broker does when the session ends", "queue", rec.src.queue, "err", e)
+		}
+	}
+	rec.gave(len(batch))
+}
+
+// flushed returns when the settler has nothing left to do, or with ctx.
+func (rec *reception) flushed(ctx context.Context) {
+	rec.mu.Lock()
+	flush, running := rec.flush, rec.running
+	rec.mu.Unlock()
+	if !running {
+		return
+	}
+	select {
+	case <-flush:
+	case <-ctx.Done():
+	}
+}
