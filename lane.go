@@ -183,7 +183,7 @@ func (l *lane) await(ctx context.Context, k *call) error {
 	case waiting:
 		k.p.end()
 		<-l.room
-		return l.withLast(ended(ctx, "publish", entity, l.why(ErrNotSent)...))
+		return l.c.publish.withLast(ended(ctx, "publish", entity, l.why(ErrNotSent)...))
 	case sent:
 		return ended(ctx, "publish", entity, l.why(ErrUncertain)...)
 	}
@@ -200,17 +200,6 @@ func (l *lane) why(kind error) []error {
 		return []error{kind, ErrBlocked}
 	}
 	return []error{kind}
-}
-
-// withLast adds the last failure to connect, when that is the reason.
-func (l *lane) withLast(err error) error {
-	k := l.c.publish
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if e := err.(*Error); k.cur == nil && k.last != nil {
-		e.Err = errors.Join(e.Err, k.last)
-	}
-	return err
 }
 
 func (l *lane) recycle(k *call) {

@@ -135,8 +135,9 @@ func (r *run) drain() {
 		defer context.AfterFunc(limit, func() { r.end(context.Cause(limit)) })()
 	}
 	r.jobs.close()
-	over := make(chan struct{})
-	r.aux.Go(func() { r.workers.Wait(); close(over) })
+	ended := make(chan struct{})
+	r.aux.Go(func() { r.workers.Wait(); close(ended) })
+	var over <-chan struct{} = ended
 	timer := time.NewTimer(max(grace, 0))
 	defer timer.Stop()
 	idle := r.allSettled()
@@ -178,7 +179,7 @@ func (r *run) allSettled() chan struct{} {
 
 // abandon waits a little for handlers whose context has ended, and counts
 // those that ignore it.
-func (r *run) abandon(over chan struct{}) {
+func (r *run) abandon(over <-chan struct{}) {
 	if over == nil {
 		return
 	}

@@ -69,7 +69,6 @@ func (l *link) get(ctx context.Context, op string) (*session, error) {
 			l.running, l.fatal, fatal = true, nil, nil
 			l.c.wg.Go(l.supervise)
 		}
-		last := l.last
 		l.mu.Unlock()
 		asked = true
 		switch {
@@ -84,13 +83,19 @@ func (l *link) get(ctx context.Context, op string) (*session, error) {
 		case <-changed:
 		case <-l.c.ctx.Done():
 		case <-ctx.Done():
-			err := ended(ctx, op, "", ErrUnavailable, ErrNotSent)
-			if last != nil {
-				err.(*Error).Err = errors.Join(err.(*Error).Err, last)
-			}
-			return nil, err
+			return nil, l.withLast(ended(ctx, op, "", ErrUnavailable, ErrNotSent))
 		}
 	}
+}
+
+// withLast adds the last failure to connect, when there is no session.
+func (l *link) withLast(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := err.(*Error); l.cur == nil && l.last != nil {
+		e.Err = errors.Join(e.Err, l.last)
+	}
+	return err
 }
 
 // supervise connects, waits for the session's end, and connects again.

@@ -408,7 +408,7 @@ func (t *topology) apply(ctx context.Context, s *session, failedOnly bool) {
 	for i := range entries {
 		if entries[i].err != nil && !failedOnly {
 			s.link.c.log.Warn("gombu: could not put back after reconnecting; will try again",
-				"entity", entityOf(&steps[i]), "err", real[i].Err)
+				"entity", entityOf(&steps[i]), "err", cmp.Or(real[i].Err, err))
 		}
 	}
 	if failedOnly {

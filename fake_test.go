@@ -1,0 +1,405 @@
+package gombu_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gombu/gombu"
+	"github.com/gombu/gombu/driver"
+)
+
+// fake is a broker in memory whose every answer takes a while, and whose faults
+// a test scripts: refused dials, cut sessions, alarms, sockets that swallow. It
+// stands beside the real brokers' tests, for what needs exact time.
+type fake struct {
+	split   bool          // SplitRoles
+	latency time.Duration // of every answer
+
+	mu       sync.Mutex
+	dial     func(n int) error // nil: always succeeds; n counts from 1
+	swallow  bool              // submitted messages get no answer
+	refuse   func(o *driver.Outgoing) error
+	apply    func(st *driver.Step) error
+	dials    int
+	queues   map[string][]driver.Incoming
+	declared []string
+	sessions []*fakeConn
+	tag      uint64
+	wake     chan struct{}
+	acked    int
+}
+
+func newFake() *fake {
+	return &fake{latency: time.Millisecond, queues: map[string][]driver.Incoming{}, wake: make(chan struct{})}
+}
+
+func (f *fake) String() string { return "fake://" }
+func (f *fake) Features() driver.Features {
+	return driver.Features{Types: []string{"direct", "topic", "fanout", "headers"}, Confirm: true, Mandatory: true, SplitRoles: f.split, Keeps: []string{driver.KeepsAll}}
+}
+
+func (f *fake) Connect(ctx context.Context, env driver.Env) (driver.Conn, error) {
+	f.mu.Lock()
+	f.dials++
+	n, dial := f.dials, f.dial
+	f.mu.Unlock()
+	if err := wait(ctx, f.latency); err != nil {
+		return nil, err
+	}
+	if dial != nil {
+		if err := dial(n); err != nil {
+			return nil, err
+		}
+	}
+	c := &fakeConn{f: f, env: env, done: make(chan struct{})}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sessions = append(f.sessions, c)
+	return c, nil
+}
+
+// cut ends every session of a role.
+func (f *fake) cut(roles ...driver.Role) {
+	f.mu.Lock()
+	all := slices.Clone(f.sessions)
+	f.mu.Unlock()
+	for _, c := range all {
+		if len(roles) == 0 || slices.Contains(roles, c.env.Role) {
+			c.end(errors.New("cut"))
+		}
+	}
+}
+
+func (f *fake) event(e driver.Event) {
+	f.mu.Lock()
+	all := slices.Clone(f.sessions)
+	f.mu.Unlock()
+	for _, c := range all {
+		if c.Err() == nil {
+			c.env.Notify(e)
+		}
+	}
+}
+
+func (f *fake) count(queue string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.queues[queue])
+}
+
+func (f *fake) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+// push adds to a queue; the caller holds mu.
+func (f *fake) push(in driver.Incoming, head bool) {
+	if head {
+		f.queues[in.Queue] = slices.Insert(f.queues[in.Queue], 0, in)
+	} else {
+		f.queues[in.Queue] = append(f.queues[in.Queue], in)
+	}
+	close(f.wake)
+	f.wake = make(chan struct{})
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+type fakeConn struct {
+	f    *fake
+	env  driver.Env
+	mu   sync.Mutex
+	err  error
+	done chan struct{}
+}
+
+func (c *fakeConn) Done() <-chan struct{} { return c.done }
+func (c *fakeConn) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+func (c *fakeConn) end(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err = &driver.Error{Op: "session", Transport: "fake", Kind: driver.ErrUnavailable, Err: err}
+		close(c.done)
+	}
+}
+
+func (c *fakeConn) Close(context.Context) error {
+	c.end(driver.ErrClosed)
+	return nil
+}
+
+func (c *fakeConn) Apply(ctx context.Context, steps []driver.Step) error {
+	if err := wait(ctx, c.f.latency); err != nil {
+		return err
+	}
+	c.f.mu.Lock()
+	defer c.f.mu.Unlock()
+	for i := range steps {
+		st := &steps[i]
+		if c.f.apply != nil {
+			if st.Err = c.f.apply(st); st.Err != nil {
+				continue
+			}
+		}
+		switch {
+		case st.Queue != nil && st.Op == driver.Check:
+			if _, ok := c.f.queues[st.Queue.Name]; !ok {
+				st.Err = &driver.Error{Op: "check", Entity: st.Queue.Name, Kind: driver.ErrNotFound}
+			}
+		case st.Queue != nil && st.Op == driver.Delete:
+			delete(c.f.queues, st.Queue.Name)
+		case st.Queue != nil:
+			if _, ok := c.f.queues[st.Queue.Name]; !ok {
+				c.f.queues[st.Queue.Name] = nil
+			}
+			c.f.declared = append(c.f.declared, "queue "+st.Queue.Name)
+		case st.Exchange != nil:
+			c.f.declared = append(c.f.declared, "exchange "+st.Exchange.Name)
+		default:
+			c.f.declared = append(c.f.declared, "binding "+st.Binding.Exchange+">"+st.Binding.Queue)
+		}
+	}
+	return nil
+}
+
+func (c *fakeConn) Inspect(_ context.Context, q string) (driver.QueueInfo, error) {
+	return driver.QueueInfo{Ready: c.f.count(q), Unsettled: -1, Consumers: -1}, nil
+}
+
+func (c *fakeConn) Purge(_ context.Context, q string) (int, error) {
+	c.f.mu.Lock()
+	defer c.f.mu.Unlock()
+	n := len(c.f.queues[q])
+	c.f.queues[q] = nil
+	return n, nil
+}
+
+func (c *fakeConn) OpenSender(context.Context, driver.SenderConfig) (driver.Sender, error) {
+	return &fakeSender{c: c, more: make(chan struct{}, 1)}, nil
+}
+
+type fakeSender struct {
+	c    *fakeConn
+	mu   sync.Mutex
+	line []driver.Receipt
+	more chan struct{}
+}
+
+func (s *fakeSender) Submit(ctx context.Context, batch []driver.Outgoing) (int, error) {
+	if err := s.c.Err(); err != nil {
+		return 0, err
+	}
+	f := s.c.f
+	for i := range batch {
+		o := &batch[i]
+		r := driver.Receipt{Seq: o.Seq}
+		f.mu.Lock()
+		_, known := f.queues[o.Key]
+		switch {
+		case f.swallow:
+			r.Err = driver.ErrUncertain
+		case f.refuse != nil && f.refuse(o) != nil:
+			r.Err = f.refuse(o)
+		case !known && !o.NoMandatory:
+			r.Err = &driver.Error{Op: "publish", Entity: o.Key, Kind: driver.ErrUnroutable}
+		case known:
+			f.push(driver.Incoming{Queue: o.Key, Exchange: o.Exchange, Key: o.Key, Props: o.Props, Body: slices.Clone(o.Body)}, false)
+		}
+		swallowed := f.swallow
+		f.mu.Unlock()
+		s.mu.Lock()
+		s.line = append(s.line, r)
+		s.mu.Unlock()
+		if !swallowed {
+			select {
+			case s.more <- struct{}{}:
+			default:
+			}
+		}
+	}
+	return len(batch), nil
+}
+
+func (s *fakeSender) Outcomes(ctx context.Context, dst []driver.Receipt) (int, error) {
+	for {
+		s.mu.Lock()
+		n := 0
+		dead := s.c.Err()
+		for len(s.line) > 0 && n < len(dst) && (dead != nil || !errors.Is(s.line[0].Err, driver.ErrUncertain)) {
+			dst[n] = s.line[0]
+			s.line = s.line[1:]
+			n++
+		}
+		s.mu.Unlock()
+		if n > 0 {
+			return n, wait(ctx, s.c.f.latency)
+		}
+		if dead != nil {
+			return 0, dead
+		}
+		select {
+		case <-s.more:
+		case <-s.c.done:
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	}
+}
+
+func (s *fakeSender) Close(context.Context) error { return nil }
+
+func (c *fakeConn) OpenReceiver(ctx context.Context, rc driver.ReceiverConfig) (driver.Receiver, error) {
+	if err := wait(ctx, c.f.latency); err != nil {
+		return nil, err
+	}
+	c.f.mu.Lock()
+	defer c.f.mu.Unlock()
+	if _, ok := c.f.queues[rc.Queue]; !ok {
+		return nil, &driver.Error{Op: "consume", Entity: rc.Queue, Kind: driver.ErrNotFound}
+	}
+	return &fakeReceiver{c: c, queue: rc.Queue, prefetch: rc.Prefetch, noAck: rc.NoAck, open: map[uint64]driver.Incoming{}}, nil
+}
+
+type fakeReceiver struct {
+	c        *fakeConn
+	queue    string
+	noAck    bool
+	prefetch int // guarded by c.f.mu, as is the rest
+	open     map[uint64]driver.Incoming
+	closed   bool
+}
+
+func (r *fakeReceiver) Features() driver.QueueFeatures { return driver.QueueFeatures{Requeue: true} }
+
+func (r *fakeReceiver) Receive(ctx context.Context, dst []driver.Incoming) (int, error) {
+	f := r.c.f
+	for {
+		if err := r.c.Err(); err != nil {
+			r.giveBack()
+			return 0, err
+		}
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		f.mu.Lock()
+		q, exists := f.queues[r.queue]
+		n := 0
+		for len(q) > 0 && n < len(dst) && (r.noAck || len(r.open) < r.prefetch) {
+			dst[n] = q[0]
+			f.tag++
+			dst[n].Tag.ID = f.tag
+			if !r.noAck {
+				r.open[f.tag] = q[0]
+			}
+			q = q[1:]
+			n++
+		}
+		if exists {
+			f.queues[r.queue] = q
+		}
+		wake := f.wake
+		f.mu.Unlock()
+		if !exists {
+			return 0, &driver.Error{Op: "receive", Entity: r.queue, Kind: driver.ErrNotFound}
+		}
+		if n > 0 {
+			return n, nil
+		}
+		select {
+		case <-wake:
+		case <-r.c.done:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (r *fakeReceiver) giveBack() {
+	f := r.c.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r.closed {
+		return
+	}
+	r.closed = true
+	var ids []uint64
+	for id := range r.open {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range slices.Backward(ids) {
+		in := r.open[id]
+		in.Redelivered = true
+		f.push(in, true)
+	}
+	clear(r.open)
+}
+
+func (r *fakeReceiver) Settle(ctx context.Context, ss []driver.Settlement) error {
+	if err := wait(ctx, r.c.f.latency); err != nil {
+		return err
+	}
+	f := r.c.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range slices.Backward(ss) {
+		s := &ss[i]
+		in, ok := r.open[s.Tag.ID]
+		if !ok || r.closed {
+			s.Err = &driver.Error{Op: "settle", Kind: driver.ErrLeaseLost}
+			continue
+		}
+		delete(r.open, s.Tag.ID)
+		switch s.Outcome {
+		case driver.Requeue, driver.Release:
+			in.Redelivered = true
+			f.push(in, true)
+		default:
+			f.acked++
+			close(f.wake)
+			f.wake = make(chan struct{})
+		}
+	}
+	return nil
+}
+
+func (r *fakeReceiver) SetPrefetch(_ context.Context, n int) error {
+	r.c.f.set(func() { r.prefetch = n; close(r.c.f.wake); r.c.f.wake = make(chan struct{}) })
+	return nil
+}
+
+func (r *fakeReceiver) Close(context.Context) error {
+	r.giveBack()
+	return nil
+}
+
+// declare makes durable queues through conn.
+func declare(ctx context.Context, conn *gombu.Conn, queues ...string) error {
+	var t gombu.Topology
+	for _, q := range queues {
+		t.Queues = append(t.Queues, gombu.Queue{Name: q})
+	}
+	if err := conn.Declare(ctx, t); err != nil {
+		return fmt.Errorf("declare %v: %w", queues, err)
+	}
+	return nil
+}
