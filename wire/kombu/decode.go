@@ -2,6 +2,7 @@ package kombu
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/internal/kjson"
 )
 
 // Decode reads an envelope into in: Exchange, Key, Props and Body are set anew,
@@ -22,17 +24,20 @@ import (
 // Tag, Queue and ConsumerTag are set.
 // Source: envelope.md sections 1 and 3.
 func Decode(raw []byte, in *driver.Incoming) error {
-	d := decoder{scanner: scanner{b: raw}, in: in}
+	d := decoder{Scanner: kjson.Scanner{B: raw}, in: in}
 	in.Exchange, in.Key, in.Props, in.Body = "", "", driver.Properties{}, nil
 	d.envelope()
-	if d.err != nil {
+	if d.Err != nil && !errors.Is(d.Err, driver.ErrUndecodable) {
+		d.Err = undecodable(d.Err.Error())
+	}
+	if d.Err != nil {
 		*in = driver.Incoming{Tag: in.Tag, Queue: in.Queue, ConsumerTag: in.ConsumerTag}
 	}
-	return d.err
+	return d.Err
 }
 
 type decoder struct {
-	scanner
+	kjson.Scanner
 	in *driver.Incoming
 
 	body                    []byte // armoured, points into b
@@ -41,15 +46,15 @@ type decoder struct {
 }
 
 func (d *decoder) envelope() {
-	if !utf8.Valid(d.b) {
-		d.fail("not UTF-8")
+	if !utf8.Valid(d.B) {
+		d.Fail("not UTF-8")
 	}
-	if !d.open('{') {
+	if !d.Open('{') {
 		return
 	}
 	in := d.in
-	for first := true; d.more('}', first); first = false {
-		switch key := d.key(); string(key) {
+	for first := true; d.More('}', first); first = false {
+		switch key := d.Key(); string(key) {
 		case "body":
 			d.readBody()
 		case "content-type":
@@ -63,22 +68,22 @@ func (d *decoder) envelope() {
 		case "redelivered":
 			d.redelivered()
 		case TryKey:
-			if n, ok := d.value().(int64); ok && n >= 0 && n < math.MaxInt32 {
+			if n, ok := d.Value().(int64); ok && n >= 0 && n < math.MaxInt32 {
 				in.Attempt, in.Redelivered = int(n)+1, true
 			}
 		default:
-			d.value()
+			d.Value()
 		}
 	}
-	if d.peek() != 0 || d.i < len(d.b) {
-		d.fail("text behind the envelope")
+	if d.Peek() != 0 || d.I < len(d.B) {
+		d.Fail("text behind the envelope")
 	}
 	switch {
-	case d.err != nil:
+	case d.Err != nil:
 	case !d.hasProperties:
-		d.err = undecodable("no properties")
+		d.Err = undecodable("no properties")
 	case !d.hasRoute:
-		d.err = undecodable("no delivery_info")
+		d.Err = undecodable("no delivery_info")
 	default:
 		d.armour()
 	}
@@ -86,34 +91,34 @@ func (d *decoder) envelope() {
 
 // textOrNull reads a string; of anything else nothing.
 func (d *decoder) textOrNull() string {
-	if d.peek() == '"' {
-		return d.string()
+	if d.Peek() == '"' {
+		return d.String()
 	}
-	d.value()
+	d.Value()
 	return ""
 }
 
 // redelivered reads a flag and returns whether it was true.
 func (d *decoder) redelivered() bool {
-	yes, _ := d.value().(bool)
+	yes, _ := d.Value().(bool)
 	d.in.Redelivered = d.in.Redelivered || yes
 	return yes
 }
 
 func (d *decoder) readBody() {
 	d.body = nil
-	switch d.peek() {
+	switch d.Peek() {
 	case '"':
-		d.body = d.bytes()
+		d.body = d.Bytes()
 	case '{': // body_encoding utf-8 writes a Python bytes object tagged (1.6)
-		b, ok := untag(d.table()).([]byte)
+		b, ok := kjson.Untag(d.Table()).([]byte)
 		if !ok {
-			d.fail("the body is an object without a type that is known")
+			d.Fail("the body is an object without a type that is known")
 		}
 		d.body = b
 	default:
-		if d.value() != nil {
-			d.fail("the body is no text")
+		if d.Value() != nil {
+			d.Fail("the body is no text")
 		}
 	}
 }
@@ -126,26 +131,26 @@ func (d *decoder) armour() {
 		out := make([]byte, base64.StdEncoding.DecodedLen(len(d.body)))
 		n, err := base64.StdEncoding.Decode(out, d.body)
 		if err != nil {
-			d.err = undecodable("the body is not base64: " + err.Error())
+			d.Err = undecodable("the body is not base64: " + err.Error())
 			return
 		}
 		d.in.Body = out[:n]
 	case d.encoding == "" || strings.EqualFold(d.encoding, "utf-8"):
 		d.in.Body = append([]byte(nil), d.body...)
 	default:
-		d.err = undecodable(fmt.Sprintf("unknown body_encoding %.40q", d.encoding))
+		d.Err = undecodable(fmt.Sprintf("unknown body_encoding %.40q", d.encoding))
 	}
 }
 
 func (d *decoder) headers() {
-	if d.peek() != '{' {
+	if d.Peek() != '{' {
 		d.in.Props.Headers = nil
-		if d.value() != nil {
-			d.fail("the headers are no object")
+		if d.Value() != nil {
+			d.Fail("the headers are no object")
 		}
 		return
 	}
-	h := d.table()
+	h := d.Table()
 	if yes, _ := h.Get("redelivered").(bool); yes {
 		// Kombu's restore puts it there; a copy published onward must not look
 		// redelivered itself.
@@ -158,13 +163,13 @@ func (d *decoder) headers() {
 }
 
 func (d *decoder) properties() {
-	if !d.open('{') {
+	if !d.Open('{') {
 		return
 	}
 	d.hasProperties = true
 	p := &d.in.Props
-	for first := true; d.more('}', first); first = false {
-		switch key := d.key(); string(key) {
+	for first := true; d.More('}', first); first = false {
+		switch key := d.Key(); string(key) {
 		case "correlation_id":
 			d.property("correlation_id", &p.CorrelationID)
 		case "reply_to":
@@ -182,9 +187,9 @@ func (d *decoder) properties() {
 		case "expiration":
 			d.expiration()
 		case "priority":
-			p.Priority = clamp(d.value())
+			p.Priority = clamp(d.Value())
 		case "delivery_mode":
-			if n, _ := d.value().(int64); n == 1 || n == 2 {
+			if n, _ := d.Value().(int64); n == 1 || n == 2 {
 				p.DeliveryMode = driver.DeliveryMode(n)
 			}
 		case "body_encoding":
@@ -195,16 +200,16 @@ func (d *decoder) properties() {
 			d.deliveryInfo()
 		default:
 			name := string(key)
-			d.extra(name, d.value())
+			d.extra(name, d.Value())
 		}
 	}
 }
 
 // property reads a text; another value is kept as an extra property.
 func (d *decoder) property(name string, dst *string) {
-	if d.peek() == '"' {
-		*dst = d.string()
-	} else if v := d.value(); v != nil {
+	if d.Peek() == '"' {
+		*dst = d.String()
+	} else if v := d.Value(); v != nil {
 		d.extra(name, v)
 	}
 }
@@ -216,7 +221,7 @@ func (d *decoder) extra(name string, v any) {
 		return
 	}
 	if len(p.Extra) >= maxExtra {
-		d.fail("too many properties")
+		d.Fail("too many properties")
 		return
 	}
 	p.Extra = append(p.Extra, driver.Header{Key: name, Value: v})
@@ -226,7 +231,7 @@ func (d *decoder) extra(name string, v any) {
 const maxExtra = 1000
 
 func (d *decoder) timestamp() {
-	switch v := d.value().(type) {
+	switch v := d.Value().(type) {
 	case nil:
 	case int64:
 		d.in.Props.Timestamp = time.Unix(v, 0).UTC()
@@ -239,7 +244,7 @@ func (d *decoder) timestamp() {
 
 // expiration is milliseconds in a string; 0 means at once.
 func (d *decoder) expiration() {
-	v := d.value()
+	v := d.Value()
 	ms, ok := whole(v)
 	switch {
 	case v == nil:
@@ -253,21 +258,21 @@ func (d *decoder) expiration() {
 }
 
 func (d *decoder) bodyEncoding() {
-	if d.peek() == '"' {
-		d.encoding = d.string()
-	} else if d.encoding = ""; d.value() != nil {
-		d.fail("body_encoding is no text")
+	if d.Peek() == '"' {
+		d.encoding = d.String()
+	} else if d.encoding = ""; d.Value() != nil {
+		d.Fail("body_encoding is no text")
 	}
 }
 
 func (d *decoder) deliveryInfo() {
-	if d.peek() != '{' || !d.open('{') {
-		d.value()
+	if d.Peek() != '{' || !d.Open('{') {
+		d.Value()
 		return
 	}
 	d.hasRoute = true
-	for first := true; d.more('}', first); first = false {
-		switch key := d.key(); string(key) {
+	for first := true; d.More('}', first); first = false {
+		switch key := d.Key(); string(key) {
 		case "exchange":
 			d.in.Exchange = d.textOrNull()
 		case "routing_key":
@@ -275,7 +280,7 @@ func (d *decoder) deliveryInfo() {
 		case "redelivered":
 			d.redelivered()
 		default:
-			d.value()
+			d.Value()
 		}
 	}
 }

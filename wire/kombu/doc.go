@@ -18,9 +18,6 @@ import (
 // parsing; Kombu's peers carry it along unread.
 const TryKey = "gombu-try"
 
-// maxDepth bounds the nesting of header values, both ways.
-const maxDepth = 128
-
 func undecodable(why string) error {
 	return &driver.Error{Op: "decode envelope", Kind: driver.ErrUndecodable, Err: errors.New(why)}
 }

@@ -2,10 +2,12 @@ package kombu
 
 import (
 	"encoding/base64"
+	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/internal/kjson"
 )
 
 // AppendEnvelope appends m as Kombu stores it and returns the longer slice.
@@ -27,9 +29,9 @@ func AppendEnvelope(dst []byte, m *driver.Outgoing, deliveryTag string) ([]byte,
 	b = append(b, `, "content-type": `...)
 	b = appendText(b, p.ContentType)
 	b = append(b, `, "headers": `...)
-	b, err := appendTable(b, p.Headers, 1)
+	b, err := kjson.AppendTable(b, p.Headers, 1)
 	if err != nil {
-		return dst, err
+		return dst, invalid("header", err)
 	}
 	b = append(b, `, "properties": {`...)
 	b = appendBasic(b, p)
@@ -47,13 +49,13 @@ func AppendEnvelope(dst []byte, m *driver.Outgoing, deliveryTag string) ([]byte,
 		b = append(b, '"')
 	}
 	b = append(b, `, "delivery_info": {"exchange": `...)
-	b = appendString(b, m.Exchange)
+	b = kjson.AppendString(b, m.Exchange)
 	b = append(b, `, "routing_key": `...)
-	b = appendString(b, m.Key)
+	b = kjson.AppendString(b, m.Key)
 	b = append(b, `}, "priority": `...)
 	b = strconv.AppendUint(b, uint64(p.Priority), 10)
 	b = append(b, `, "body_encoding": "base64", "delivery_tag": `...)
-	b = appendString(b, deliveryTag)
+	b = kjson.AppendString(b, deliveryTag)
 	return append(b, `}}`...), nil
 }
 
@@ -90,7 +92,7 @@ func appendProperty(b []byte, name, value string) []byte {
 	if value == "" {
 		return b
 	}
-	b = appendString(append(b, name...), value)
+	b = kjson.AppendString(append(b, name...), value)
 	return append(b, `, `...)
 }
 
@@ -103,9 +105,9 @@ func appendExtra(b []byte, p *driver.Properties) ([]byte, error) {
 		if taken(e.Key, p) {
 			continue
 		}
-		b = append(appendString(b, e.Key), `: `...)
-		if b, err = appendValue(b, e.Value, 2); err != nil {
-			return b, inTable("property", e.Key, err)
+		b = append(kjson.AppendString(b, e.Key), `: `...)
+		if b, err = kjson.AppendValue(b, e.Value, 2); err != nil {
+			return b, invalid(fmt.Sprintf("property %q", e.Key), err)
 		}
 		b = append(b, `, `...)
 	}
@@ -134,4 +136,16 @@ func taken(key string, p *driver.Properties) bool {
 		return p.UserID != ""
 	}
 	return false
+}
+
+// appendText is AppendString with Kombu's null for nothing.
+func appendText(b []byte, s string) []byte {
+	if s == "" {
+		return append(b, `null`...)
+	}
+	return kjson.AppendString(b, s)
+}
+
+func invalid(what string, err error) error {
+	return &driver.Error{Op: "encode envelope", Entity: what, Kind: driver.ErrInvalid, Err: err}
 }

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/internal/kjson"
 )
 
 // The scanner takes exactly what encoding/json takes (and Python's NaN and
@@ -25,19 +26,19 @@ func FuzzScanner(f *testing.F) {
 		if !utf8.Valid(data) || bytes.Contains(data, []byte("__type__")) {
 			return
 		}
-		s := scanner{b: data}
-		got := s.value()
-		if s.peek(); s.i < len(s.b) {
-			s.fail("rest")
+		s := kjson.Scanner{B: data}
+		got := s.Value()
+		if s.Peek(); s.I < len(s.B) {
+			s.Fail("rest")
 		}
-		if s.err != nil && strings.Contains(s.err.Error(), "too deeply") {
+		if s.Err != nil && strings.Contains(s.Err.Error(), "too deeply") {
 			return
 		}
 		python := bytes.Contains(data, []byte("NaN")) || bytes.Contains(data, []byte("Infinity"))
-		if valid := json.Valid(data); valid != (s.err == nil) && !python {
-			t.Fatalf("%q: encoding/json says %v, we say %v", data, valid, s.err)
+		if valid := json.Valid(data); valid != (s.Err == nil) && !python {
+			t.Fatalf("%q: encoding/json says %v, we say %v", data, valid, s.Err)
 		}
-		if s.err != nil || python {
+		if s.Err != nil || python {
 			return
 		}
 		d := json.NewDecoder(bytes.NewReader(data))

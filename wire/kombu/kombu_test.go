@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/internal/kjson"
 )
 
 func golden(t testing.TB, name string, v any) {
@@ -284,13 +285,13 @@ func TestHeaderTypes(t *testing.T) {
 		{id, `{"__type__": "uuid", "__value__": {"hex": "00000000000000000000000000000001"}}`},
 		{time.Date(2024, 7, 2, 3, 4, 5, 6000, time.FixedZone("", 7201)), `{"__type__": "datetime", "__value__": "2024-07-02T03:04:05.000006+02:00:01"}`},
 	} {
-		if got, err := appendValue(nil, c.v, 2); err != nil || string(got) != c.want {
+		if got, err := kjson.AppendValue(nil, c.v, 2); err != nil || string(got) != c.want {
 			t.Errorf("%#v: %s, %v, want %s", c.v, got, err, c.want)
 		}
 	}
 	naiveText := `{"__type__": "datetime", "__value__": "2024-01-02T03:04:05.000006"}`
-	s := scanner{b: []byte(naiveText)}
-	if got, _ := appendValue(nil, s.value(), 2); string(got) != naiveText {
+	s := kjson.Scanner{B: []byte(naiveText)}
+	if got, _ := kjson.AppendValue(nil, s.Value(), 2); string(got) != naiveText {
 		t.Errorf("naive datetime: %s", got)
 	}
 	deep := any("x")

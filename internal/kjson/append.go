@@ -1,4 +1,4 @@
-package kombu
+package kjson
 
 import (
 	"encoding/base64"
@@ -17,68 +17,62 @@ import (
 	"github.com/gombu/gombu/driver"
 )
 
-// naive is the zone of a datetime that was stored without one, so that it is
+// Naive is the zone of a datetime that was stored without one, so that it is
 // written without one again.
-var naive = time.FixedZone("naive", 0)
+var Naive = time.FixedZone("naive", 0)
 
-func inTable(what, key string, err error) error {
-	return &driver.Error{Op: "encode envelope", Entity: fmt.Sprintf("%s %q", what, key), Kind: driver.ErrInvalid, Err: err}
-}
-
-func appendTable(b []byte, h driver.Headers, depth int) ([]byte, error) {
+// AppendTable writes an object; the error names the key that cannot be written.
+func AppendTable(b []byte, h driver.Headers, depth int) ([]byte, error) {
 	b = append(b, '{')
 	var err error
 	for i := range h {
 		if i > 0 {
 			b = append(b, `, `...)
 		}
-		b = append(appendString(b, h[i].Key), `: `...)
-		if b, err = appendValue(b, h[i].Value, depth+1); err != nil {
-			if depth == 1 {
-				err = inTable("header", h[i].Key, err)
-			}
-			return b, err
+		b = append(AppendString(b, h[i].Key), `: `...)
+		if b, err = AppendValue(b, h[i].Value, depth+1); err != nil {
+			return b, fmt.Errorf("%q: %w", h[i].Key, err)
 		}
 	}
 	return append(b, '}'), nil
 }
 
-// appendValue writes v as Kombu's tagged JSON (envelope.md section 3). A
+// AppendValue writes v as Kombu's tagged JSON (envelope.md section 3). A
 // [16]byte is a UUID.
-func appendValue(b []byte, v any, depth int) ([]byte, error) {
-	if depth+2 > maxDepth { // + the envelope and a UUID's own object
+func AppendValue(b []byte, v any, depth int) ([]byte, error) {
+	if depth+2 > MaxDepth { // + the envelope and a UUID's own object
 		return b, errors.New("nested too deeply")
 	}
 	switch v := v.(type) {
 	case nil:
 		return append(b, `null`...), nil
 	case string:
-		return appendString(b, v), nil
+		return AppendString(b, v), nil
 	case bool:
 		return strconv.AppendBool(b, v), nil
 	case float64:
-		return appendFloat(b, v, 64), nil
+		return AppendFloat(b, v, 64), nil
 	case float32:
-		return appendFloat(b, float64(v), 32), nil
+		return AppendFloat(b, float64(v), 32), nil
 	case []byte:
-		return appendBytes(b, v), nil
+		return AppendBytes(b, v), nil
 	case time.Time:
-		return appendTime(b, v)
+		return AppendTime(b, v)
 	case [16]byte:
 		b = append(b, `{"__type__": "uuid", "__value__": {"hex": "`...)
 		return append(hex.AppendEncode(b, v[:]), `"}}`...), nil
 	case driver.Headers:
-		return appendTable(b, v, depth)
+		return AppendTable(b, v, depth)
 	case map[string]any:
 		table := make(driver.Headers, 0, len(v))
 		for _, k := range slices.Sorted(maps.Keys(v)) {
 			table = append(table, driver.Header{Key: k, Value: v[k]})
 		}
-		return appendTable(b, table, depth)
+		return AppendTable(b, table, depth)
 	case []any:
 		return appendList(b, v, depth)
 	}
-	return appendWhole(b, v)
+	return AppendWhole(b, v)
 }
 
 func appendList(b []byte, list []any, depth int) ([]byte, error) {
@@ -88,14 +82,15 @@ func appendList(b []byte, list []any, depth int) ([]byte, error) {
 		if i > 0 {
 			b = append(b, `, `...)
 		}
-		if b, err = appendValue(b, v, depth+1); err != nil {
+		if b, err = AppendValue(b, v, depth+1); err != nil {
 			return b, err
 		}
 	}
 	return append(b, ']'), nil
 }
 
-func appendWhole(b []byte, v any) ([]byte, error) {
+// AppendWhole writes a whole number.
+func AppendWhole(b []byte, v any) ([]byte, error) {
 	switch v := v.(type) {
 	case int:
 		return strconv.AppendInt(b, int64(v), 10), nil
@@ -122,18 +117,18 @@ func appendWhole(b []byte, v any) ([]byte, error) {
 			return v.Append(b, 10), nil
 		}
 	case json.Number:
-		s := scanner{b: []byte(v)}
-		if _ = s.number(); s.err == nil && s.i == len(v) {
+		s := Scanner{B: []byte(v)}
+		if _ = s.Number(); s.Err == nil && s.I == len(v) {
 			return append(b, v...), nil
 		}
 	}
 	return b, fmt.Errorf("a %T cannot be stored", v)
 }
 
-// appendFloat writes what Python's repr does: the shortest text that reads
+// AppendFloat writes what Python's repr does: the shortest text that reads
 // back the same, with an exponent below 1e-4 and from 1e16, and never a whole
 // number without ".0".
-func appendFloat(b []byte, f float64, bits int) []byte {
+func AppendFloat(b []byte, f float64, bits int) []byte {
 	switch {
 	case math.IsNaN(f):
 		return append(b, `NaN`...)
@@ -153,18 +148,19 @@ func appendFloat(b []byte, f float64, bits int) []byte {
 	return b
 }
 
-func appendBytes(b, v []byte) []byte {
+// AppendBytes writes a tagged bytes object.
+func AppendBytes(b, v []byte) []byte {
 	if utf8.Valid(v) {
 		b = append(b, `{"__type__": "bytes", "__value__": `...)
-		return append(appendString(b, string(v)), '}')
+		return append(AppendString(b, string(v)), '}')
 	}
 	b = append(b, `{"__type__": "base64", "__value__": "`...)
 	return append(base64.StdEncoding.AppendEncode(b, v), `"}`...)
 }
 
-// appendTime writes Python's isoformat: microseconds only when there are any,
-// the offset never as Z, none for a naive time.
-func appendTime(b []byte, t time.Time) ([]byte, error) {
+// AppendTime writes a tagged datetime in Python's isoformat: microseconds only when there are any,
+// the offset never as Z, none for a Naive time.
+func AppendTime(b []byte, t time.Time) ([]byte, error) {
 	if y := t.Year(); y < 1 || y > 9999 {
 		return b, fmt.Errorf("year %d is outside 1 to 9999", y)
 	}
@@ -172,7 +168,7 @@ func appendTime(b []byte, t time.Time) ([]byte, error) {
 	if t.Nanosecond() >= 1000 {
 		layout += ".000000"
 	}
-	if t.Location() != naive {
+	if t.Location() != Naive {
 		layout += "-07:00"
 		if _, offset := t.Zone(); offset%60 != 0 {
 			layout += ":00"
@@ -182,18 +178,10 @@ func appendTime(b []byte, t time.Time) ([]byte, error) {
 	return append(t.AppendFormat(b, layout), `"}`...), nil
 }
 
-// appendText is appendString with Kombu's null for nothing.
-func appendText(b []byte, s string) []byte {
-	if s == "" {
-		return append(b, `null`...)
-	}
-	return appendString(b, s)
-}
-
 const digits = "0123456789abcdef"
 
-// appendString writes s as json.dumps does with ensure_ascii.
-func appendString(b []byte, s string) []byte {
+// AppendString writes s as json.dumps does with ensure_ascii.
+func AppendString(b []byte, s string) []byte {
 	b = append(b, '"')
 	start := 0
 	for i := 0; i < len(s); {

@@ -1,4 +1,7 @@
-package kombu
+// Package kjson reads and writes JSON as Kombu does: Python's json module with
+// its defaults (", " and ": " between members, ASCII only, NaN and Infinity),
+// and Kombu's tags for dates, bytes and UUIDs (wire: envelope.md section 3).
+package kjson
 
 import (
 	"encoding/base64"
@@ -14,14 +17,17 @@ import (
 	"github.com/gombu/gombu/driver"
 )
 
-// A scanner reads JSON as Python's json module does (so NaN and Infinity too).
+// MaxDepth bounds nesting, both ways.
+const MaxDepth = 128
+
+// A Scanner reads JSON as Python's json module does (so NaN and Infinity too).
 // Its error sticks: after the first one every method returns zero values, and
 // err is looked at once, at the end.
-type scanner struct {
-	b     []byte
-	i     int
+type Scanner struct {
+	B     []byte
+	I     int
 	depth int
-	err   error
+	Err   error
 
 	// Strings are cut from one copy of b[base:], made when the first is
 	// wanted: one allocation for all the short texts behind the body.
@@ -32,16 +38,16 @@ type scanner struct {
 // shareMax is how much of the input one string may keep alive.
 const shareMax = 4 << 10
 
-func (s *scanner) fail(why string) {
-	if s.err == nil {
-		s.err = undecodable(fmt.Sprintf("%s at byte %d", why, s.i))
+func (s *Scanner) Fail(why string) {
+	if s.Err == nil {
+		s.Err = fmt.Errorf("%s at byte %d", why, s.I)
 	}
 }
 
 // peek skips white space and returns the next byte, 0 at the end.
-func (s *scanner) peek() byte {
-	for ; s.i < len(s.b); s.i++ {
-		switch c := s.b[s.i]; c {
+func (s *Scanner) Peek() byte {
+	for ; s.I < len(s.B); s.I++ {
+		switch c := s.B[s.I]; c {
 		case ' ', '\n', '\r', '\t':
 		default:
 			return c
@@ -51,48 +57,48 @@ func (s *scanner) peek() byte {
 }
 
 // open enters an object or array; false when there is none.
-func (s *scanner) open(c byte) bool {
-	if s.err != nil || s.peek() != c {
-		s.fail(fmt.Sprintf("want %q", c))
+func (s *Scanner) Open(c byte) bool {
+	if s.Err != nil || s.Peek() != c {
+		s.Fail(fmt.Sprintf("want %q", c))
 		return false
 	}
-	if s.depth++; s.depth > maxDepth {
-		s.fail("nested too deeply")
+	if s.depth++; s.depth > MaxDepth {
+		s.Fail("nested too deeply")
 		return false
 	}
-	s.i++
+	s.I++
 	return true
 }
 
 // more says whether another member follows; it consumes the comma before it
 // or the closing byte.
-func (s *scanner) more(end byte, first bool) bool {
-	if s.err != nil {
+func (s *Scanner) More(end byte, first bool) bool {
+	if s.Err != nil {
 		return false
 	}
-	switch c := s.peek(); {
+	switch c := s.Peek(); {
 	case c == end:
-		s.i++
+		s.I++
 		s.depth--
 		return false
 	case first:
 		return true
 	case c == ',':
-		s.i++
+		s.I++
 		return true
 	}
-	s.fail(fmt.Sprintf("want ',' or %q", end))
+	s.Fail(fmt.Sprintf("want ',' or %q", end))
 	return false
 }
 
 // key reads a member's name and the colon. The bytes are valid until b changes.
-func (s *scanner) key() []byte {
-	k := s.bytes()
-	if s.err == nil && s.peek() != ':' {
-		s.fail("want ':'")
+func (s *Scanner) Key() []byte {
+	k := s.Bytes()
+	if s.Err == nil && s.Peek() != ':' {
+		s.Fail("want ':'")
 		return nil
 	}
-	s.i++
+	s.I++
 	return k
 }
 
@@ -105,62 +111,62 @@ func special(x uint64) bool {
 }
 
 // span reads a string and returns where its text stands, quotes excluded.
-func (s *scanner) span() (from, to int, escaped bool) {
-	if s.err != nil || s.peek() != '"' {
-		s.fail("want a string")
+func (s *Scanner) span() (from, to int, escaped bool) {
+	if s.Err != nil || s.Peek() != '"' {
+		s.Fail("want a string")
 		return 0, 0, false
 	}
-	s.i++
-	from = s.i
+	s.I++
+	from = s.I
 	for {
-		for s.i+8 <= len(s.b) && !special(binary.LittleEndian.Uint64(s.b[s.i:])) {
-			s.i += 8
+		for s.I+8 <= len(s.B) && !special(binary.LittleEndian.Uint64(s.B[s.I:])) {
+			s.I += 8
 		}
-		if s.i >= len(s.b) {
-			s.fail("unfinished string")
+		if s.I >= len(s.B) {
+			s.Fail("unfinished string")
 			return 0, 0, false
 		}
-		switch c := s.b[s.i]; {
+		switch c := s.B[s.I]; {
 		case c == '"':
-			s.i++
-			return from, s.i - 1, escaped
+			s.I++
+			return from, s.I - 1, escaped
 		case c == '\\':
 			escaped = true
-			s.i++
+			s.I++
 		case c < ' ':
-			s.fail("control character in a string")
+			s.Fail("control character in a string")
 			return 0, 0, false
 		}
-		s.i++
+		s.I++
 	}
 }
 
 // bytes reads a string; the result may point into b.
-func (s *scanner) bytes() []byte {
+func (s *Scanner) Bytes() []byte {
 	from, to, escaped := s.span()
 	if !escaped {
-		return s.b[from:to]
+		return s.B[from:to]
 	}
-	return s.unescape(s.b[from:to])
+	return s.unescape(s.B[from:to])
 }
 
-func (s *scanner) string() string {
+func (s *Scanner) String() string {
 	from, to, escaped := s.span()
 	switch {
 	case escaped:
-		return string(s.unescape(s.b[from:to]))
+		return string(s.unescape(s.B[from:to]))
 	case from == to:
 		return ""
 	case s.text != "" && from >= s.base && to <= s.base+len(s.text):
 		return s.text[from-s.base : to-s.base]
-	case s.text == "" && len(s.b)-from <= shareMax:
-		s.base, s.text = from, string(s.b[from:])
+	case s.text == "" && len(s.B)-from <= shareMax:
+		s.base, s.text = from, string(s.B[from:])
 		return s.text[:to-from]
 	}
-	return string(s.b[from:to])
+	return string(s.B[from:to])
 }
 
-func (s *scanner) unescape(in []byte) []byte {
+func (s *Scanner) unescape(in []byte) []byte {
 	out := make([]byte, 0, len(in))
 	for i := 0; i < len(in); {
 		if in[i] != '\\' {
@@ -169,7 +175,7 @@ func (s *scanner) unescape(in []byte) []byte {
 			continue
 		}
 		if i+1 >= len(in) {
-			s.fail("bad escape")
+			s.Fail("bad escape")
 			return nil
 		}
 		c := in[i+1]
@@ -190,7 +196,7 @@ func (s *scanner) unescape(in []byte) []byte {
 		case 'u':
 			r, n := unit(in[i:]), 4
 			if r < 0 {
-				s.fail("bad \\u escape")
+				s.Fail("bad \\u escape")
 				return nil
 			}
 			if utf16.IsSurrogate(r) {
@@ -199,7 +205,7 @@ func (s *scanner) unescape(in []byte) []byte {
 			out = utf8.AppendRune(out, r)
 			i += n
 		default:
-			s.fail("bad escape")
+			s.Fail("bad escape")
 			return nil
 		}
 	}
@@ -229,12 +235,12 @@ func surrogate(hi rune, in []byte) (rune, int) {
 }
 
 // word consumes a literal.
-func (s *scanner) word(w string) bool {
-	if len(s.b)-s.i < len(w) || string(s.b[s.i:s.i+len(w)]) != w {
-		s.fail("want a value")
+func (s *Scanner) Word(w string) bool {
+	if len(s.B)-s.I < len(w) || string(s.B[s.I:s.I+len(w)]) != w {
+		s.Fail("want a value")
 		return false
 	}
-	s.i += len(w)
+	s.I += len(w)
 	return true
 }
 
@@ -242,53 +248,53 @@ func (s *scanner) word(w string) bool {
 // float64, string, []any, driver.Headers; of Kombu's tags time.Time and
 // []byte. Tags without a Go type here stay tables, so that they are written
 // back as they were.
-func (s *scanner) value() any {
-	if s.err != nil {
+func (s *Scanner) Value() any {
+	if s.Err != nil {
 		return nil
 	}
-	switch s.peek() {
+	switch s.Peek() {
 	case '"':
-		return s.string()
+		return s.String()
 	case '{':
-		return untag(s.table())
+		return Untag(s.Table())
 	case '[':
 		list := []any{}
-		if s.open('[') {
-			for first := true; s.more(']', first); first = false {
-				list = append(list, s.value())
+		if s.Open('[') {
+			for first := true; s.More(']', first); first = false {
+				list = append(list, s.Value())
 			}
 		}
 		return list
 	case 't':
-		return s.word("true")
+		return s.Word("true")
 	case 'f':
-		return !s.word("false")
+		return !s.Word("false")
 	case 'n':
-		s.word("null")
+		s.Word("null")
 		return nil
 	case 'N':
-		s.word("NaN")
+		s.Word("NaN")
 		return math.NaN()
 	case 'I':
-		s.word("Infinity")
+		s.Word("Infinity")
 		return math.Inf(1)
 	}
-	return s.number()
+	return s.Number()
 }
 
 // table reads an object; of equal keys the last value wins, in the first's
 // place, as in a Python dict.
-func (s *scanner) table() driver.Headers {
-	if !s.open('{') {
+func (s *Scanner) Table() driver.Headers {
+	if !s.Open('{') {
 		return nil
 	}
 	var (
 		h    = driver.Headers{}
 		seen map[string]int // only for long tables: a scan of short ones is faster
 	)
-	for first := true; s.more('}', first); first = false {
+	for first := true; s.More('}', first); first = false {
 		key := s.memberName()
-		v := s.value()
+		v := s.Value()
 		at := -1
 		if seen == nil {
 			for i := range h {
@@ -317,49 +323,49 @@ func (s *scanner) table() driver.Headers {
 	return h
 }
 
-func (s *scanner) memberName() string {
-	k := s.string()
-	if s.err == nil && s.peek() != ':' {
-		s.fail("want ':'")
+func (s *Scanner) memberName() string {
+	k := s.String()
+	if s.Err == nil && s.Peek() != ':' {
+		s.Fail("want ':'")
 	}
-	s.i++
+	s.I++
 	return k
 }
 
 // number reads by JSON's grammar.
-func (s *scanner) number() any {
-	start, whole := s.i, true
-	if s.i < len(s.b) && s.b[s.i] == '-' {
-		s.i++
-		if s.i < len(s.b) && s.b[s.i] == 'I' {
-			s.word("Infinity")
+func (s *Scanner) Number() any {
+	start, whole := s.I, true
+	if s.I < len(s.B) && s.B[s.I] == '-' {
+		s.I++
+		if s.I < len(s.B) && s.B[s.I] == 'I' {
+			s.Word("Infinity")
 			return math.Inf(-1)
 		}
 	}
-	lead := s.i
-	if n := s.run(); n == 0 || n > 1 && s.b[lead] == '0' {
-		s.fail("want a value")
+	lead := s.I
+	if n := s.run(); n == 0 || n > 1 && s.B[lead] == '0' {
+		s.Fail("want a value")
 		return nil
 	}
-	if s.i < len(s.b) && s.b[s.i] == '.' {
+	if s.I < len(s.B) && s.B[s.I] == '.' {
 		whole = false
-		s.i++
+		s.I++
 		if s.run() == 0 {
-			s.fail("bad number")
+			s.Fail("bad number")
 			return nil
 		}
 	}
-	if s.i < len(s.b) && s.b[s.i]|0x20 == 'e' {
+	if s.I < len(s.B) && s.B[s.I]|0x20 == 'e' {
 		whole = false
-		if s.i++; s.i < len(s.b) && (s.b[s.i] == '+' || s.b[s.i] == '-') {
-			s.i++
+		if s.I++; s.I < len(s.B) && (s.B[s.I] == '+' || s.B[s.I] == '-') {
+			s.I++
 		}
 		if s.run() == 0 {
-			s.fail("bad number")
+			s.Fail("bad number")
 			return nil
 		}
 	}
-	text := string(s.b[start:s.i])
+	text := string(s.B[start:s.I])
 	if !whole {
 		f, _ := strconv.ParseFloat(text, 64) // out of range is infinite, as in Python
 		return f
@@ -371,16 +377,16 @@ func (s *scanner) number() any {
 }
 
 // run consumes digits and returns their number.
-func (s *scanner) run() int {
-	start := s.i
-	for s.i < len(s.b) && s.b[s.i] >= '0' && s.b[s.i] <= '9' {
-		s.i++
+func (s *Scanner) run() int {
+	start := s.I
+	for s.I < len(s.B) && s.B[s.I] >= '0' && s.B[s.I] <= '9' {
+		s.I++
 	}
-	return s.i - start
+	return s.I - start
 }
 
-// untag turns a tagged table into the value it stands for.
-func untag(h driver.Headers) any {
+// Untag turns a tagged table into the value it stands for.
+func Untag(h driver.Headers) any {
 	if len(h) != 2 {
 		return h
 	}
@@ -397,19 +403,20 @@ func untag(h driver.Headers) any {
 			return b
 		}
 	case "datetime":
-		if t, ok := parseTime(text); ok {
+		if t, ok := ParseTime(text); ok {
 			return t
 		}
 	}
 	return h
 }
 
-func parseTime(text string) (time.Time, bool) {
+// ParseTime reads an isoformat datetime; one without a zone is in Naive.
+func ParseTime(text string) (time.Time, bool) {
 	for _, layout := range [...]string{"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05-07:00:00"} {
 		if t, err := time.Parse(layout, text); err == nil {
 			return t, true
 		}
 	}
-	t, err := time.ParseInLocation("2006-01-02T15:04:05", text, naive)
+	t, err := time.ParseInLocation("2006-01-02T15:04:05", text, Naive)
 	return t, err == nil
 }

@@ -1,0 +1,111 @@
+package codec
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/gombu/gombu/driver"
+)
+
+func TestBehaviour90_ContentTypeByValue(t *testing.T) {
+	r := New()
+	for _, c := range []struct {
+		name           string
+		v              any
+		body, typ, enc string
+	}{
+		{"", "hé", "hé", "text/plain", "utf-8"},
+		{"", []byte{1}, "\x01", "application/data", "binary"},
+		{"", map[string]int{"a": 1}, `{"a": 1}`, "application/json", "utf-8"},
+		{"json", "x", `"x"`, "application/json", "utf-8"},
+		{"raw", "x", "x", "application/data", "utf-8"},
+		{"raw", []byte("x"), "x", "application/data", "binary"},
+		{"application/json", 1, "1", "application/json", "utf-8"},
+	} {
+		body, typ, enc, err := r.Encode(c.name, c.v)
+		if err != nil || string(body) != c.body || typ != c.typ || enc != c.enc {
+			t.Errorf("%q %v: %q %s %s %v", c.name, c.v, body, typ, enc, err)
+		}
+	}
+}
+
+func TestBehaviour100_162_163_UnknownAndFailing(t *testing.T) {
+	r := New()
+	_, _, _, err := r.Encode("jsn", 1)
+	if !errors.Is(err, driver.ErrInvalid) || !strings.Contains(err.Error(), `"json"`) {
+		t.Errorf("unknown serializer: %v", err)
+	}
+	if _, err := r.Compression("gzp"); !errors.Is(err, driver.ErrInvalid) || !strings.Contains(err.Error(), `"gzip"`) {
+		t.Errorf("unknown compression: %v", err)
+	}
+	if _, _, _, err := r.Encode("json", make(chan int)); !errors.Is(err, driver.ErrInvalid) {
+		t.Errorf("encoder that fails: %v", err)
+	}
+	var v any
+	if err := r.Decode("application/json", "utf-8", []byte("{"), &v); !errors.Is(err, driver.ErrUndecodable) {
+		t.Errorf("decoder that fails: %v", err)
+	}
+	if err := r.Decode("application/json", "utf-8", []byte(`{"__type__":"x","__value__":1}`), &v); !errors.Is(err, driver.ErrUndecodable) {
+		t.Errorf("unknown tag: %v", err)
+	}
+}
+
+func TestBehaviour102_103_160_Accept(t *testing.T) {
+	r := New()
+	for _, c := range []struct {
+		accept []string
+		typ    string
+		want   bool
+	}{
+		{nil, "application/x-anything", true},
+		{[]string{}, "application/json", false},
+		{[]string{}, "application/data", true},
+		{[]string{}, "application/text", true},
+		{[]string{}, "", true},
+		{[]string{"json"}, "application/json", true},
+		{[]string{"application/json"}, "application/json", true},
+		{[]string{"json"}, "text/plain", false},
+		{[]string{"text/x-own"}, "text/x-own", true},
+	} {
+		set, err := r.Accept(c.accept)
+		if err != nil || set.Has(c.typ) != c.want {
+			t.Errorf("%v has %q: %v, %v", c.accept, c.typ, set.Has(c.typ), err)
+		}
+	}
+	if _, err := r.Accept([]string{"pickle"}); !errors.Is(err, driver.ErrInvalid) {
+		t.Errorf("unknown accept name: %v", err)
+	}
+}
+
+func TestBehaviour164_DataByEncoding(t *testing.T) {
+	r := New()
+	var v any
+	for _, c := range []struct {
+		typ, enc string
+		want     any
+	}{
+		{"application/x-unknown", "latin-1", "é"},
+		{"", "latin-1", "é"},
+		{"application/data", "binary", "\xe9"},
+		{"application/x-unknown", "binary", "\xe9"},
+	} {
+		if err := r.Decode(c.typ, c.enc, []byte{0xe9}, &v); err != nil {
+			t.Errorf("%+v: %v", c, err)
+		}
+		if b, ok := v.([]byte); ok {
+			v = string(b)
+		}
+		if v != c.want {
+			t.Errorf("%+v: %q", c, v)
+		}
+	}
+	var s string
+	if err := r.Decode("text/plain", "utf-8", []byte{0xe9}, &s); !errors.Is(err, driver.ErrUndecodable) {
+		t.Errorf("text that is not UTF-8: %v", err)
+	}
+	var n int
+	if err := r.Decode("text/plain", "utf-8", []byte("1"), &n); !errors.Is(err, driver.ErrUndecodable) {
+		t.Errorf("text into an int: %v", err)
+	}
+}

@@ -1,0 +1,128 @@
+package codec
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/gombu/gombu/internal/kjson"
+)
+
+// untag turns a tagged object into what it stands for. A tag that nobody knows
+// is an error, as in Kombu.
+func (d *jsonDecoder) untag(kind, value any) (any, error) {
+	name, _ := kind.(string)
+	if f := d.types[name]; f != nil {
+		return f(value)
+	}
+	if name == "uuid" {
+		return uuidOf(value)
+	}
+	text, ok := value.(string)
+	if !ok {
+		return nil, fmt.Errorf("unknown type %q, or a value that does not fit it", kind)
+	}
+	switch name {
+	case "bytes":
+		return []byte(text), nil
+	case "base64":
+		return base64.StdEncoding.DecodeString(text)
+	case "decimal":
+		return Decimal(text), nil
+	case "time":
+		return TimeOfDay(text), nil
+	case "date":
+		var day Date
+		return day, day.UnmarshalText([]byte(text))
+	case "datetime":
+		return parseDatetime(text)
+	}
+	return nil, fmt.Errorf("unknown type %q", name)
+}
+
+func uuidOf(value any) (any, error) {
+	m, _ := value.(map[string]any)
+	text, _ := m["hex"].(string)
+	var u UUID
+	if err := u.UnmarshalText([]byte(text)); err != nil {
+		return nil, err
+	}
+	if v, ok := m["version"].(int64); ok && v >= 1 && v <= 15 { // older senders; Python sets the bits by it
+		u[6] = u[6]&0x0f | byte(v)<<4
+		u[8] = u[8]&0x3f | 0x80
+	}
+	return u, nil
+}
+
+// parseDatetime reads isoformat, with a space for the T and a Z too.
+func parseDatetime(text string) (time.Time, error) {
+	if len(text) > 10 && text[10] == ' ' {
+		text = text[:10] + "T" + text[11:]
+	}
+	if t, ok := kjson.ParseTime(text); ok {
+		return t, nil
+	}
+	if t, err := time.ParseInLocation(time.DateOnly, text, Naive); err == nil {
+		return t, nil
+	}
+	return time.Time{}, fmt.Errorf("%q is no datetime", text)
+}
+
+// tagged writes v as a tagged object, or plain for a peer without tags.
+func (e *jsonEncoder) tagged(b []byte, kind, text string) []byte {
+	if e.untagged {
+		return kjson.AppendString(b, text)
+	}
+	b = append(b, `{"__type__": "`...)
+	b = append(append(b, kind...), `", "__value__": `...)
+	return append(kjson.AppendString(b, text), '}')
+}
+
+// special writes the types that have a tag; ok is false for all others.
+func (e *jsonEncoder) special(b []byte, v any) (out []byte, ok bool, err error) {
+	switch v := v.(type) {
+	case time.Time:
+		if !e.untagged {
+			b, err = kjson.AppendTime(b, v)
+			return b, true, err
+		}
+		return kjson.AppendString(b, oldTime(v)), true, nil
+	case Date:
+		if e.untagged {
+			return kjson.AppendString(b, v.String()+"T00:00:00"), true, nil
+		}
+		return e.tagged(b, "date", v.String()), true, nil
+	case TimeOfDay:
+		return e.tagged(b, "time", string(v)), true, nil
+	case Decimal:
+		return e.tagged(b, "decimal", string(v)), true, nil
+	case UUID:
+		if e.untagged {
+			return kjson.AppendString(b, v.String()), true, nil
+		}
+		b = append(b, `{"__type__": "uuid", "__value__": {"hex": "`...)
+		return append(append(b, strings.ReplaceAll(v.String(), "-", "")...), `"}}`...), true, nil
+	case []byte:
+		if e.untagged {
+			return b, true, fmt.Errorf("bytes cannot be sent untagged: Kombu up to 5.2 has no form for them")
+		}
+		return kjson.AppendBytes(b, v), true, nil
+	case json.Number:
+		return append(b, v...), true, nil
+	}
+	return b, false, nil
+}
+
+// oldTime is what Kombu up to 5.2 writes: UTC as Z, a naive time as it is.
+func oldTime(t time.Time) string {
+	layout := "2006-01-02T15:04:05"
+	if t.Nanosecond() >= 1000 {
+		layout += ".000000"
+	}
+	if t.Location() != Naive {
+		layout += "Z07:00"
+	}
+	return t.Format(layout)
+}
