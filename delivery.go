@@ -27,10 +27,10 @@ type Delivery struct {
 	Attempt int
 	// Properties as they came.
 	Properties
-	// Body as it came, maybe compressed; see Bytes and Decode.
+	// Body as it came, maybe compressed; see Bytes and Decode. Of something that
+	// is no message, it is what was found.
 	Body []byte
 
-	raw   []byte // the stored message, when it is no message
 	plain []byte // Body decompressed
 	fault error  // why it cannot be decoded
 	rec   *reception
@@ -53,7 +53,10 @@ var stateWord = map[uint32]string{stAcked: "acknowledged", stRejected: "rejected
 func (d *Delivery) fill(in *driver.Incoming, rec *reception) {
 	d.Queue, d.Exchange, d.Key, d.ConsumerTag = rec.src.queue, in.Exchange, in.Key, in.ConsumerTag
 	d.Redelivered, d.Attempt = in.Redelivered, in.Attempt
-	d.Properties, d.Body, d.raw, d.fault = in.Props, in.Body, in.Raw, in.DecodeErr
+	d.Properties, d.Body, d.fault = in.Props, in.Body, in.DecodeErr
+	if in.Raw != nil {
+		d.Body = in.Raw
+	}
 	d.rec, d.tag = rec, in.Tag
 }
 

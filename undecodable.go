@@ -94,9 +94,6 @@ func (r *run) republish(ctx context.Context, d *Delivery, queue string, why erro
 		return err
 	}
 	m := &Message{Queue: queue, Body: d.Body, Properties: d.Properties}
-	if d.raw != nil {
-		m.Body = d.raw
-	}
 	if m.Body == nil {
 		m.Body = []byte{}
 	}

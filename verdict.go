@@ -76,7 +76,6 @@ func (f *failures) key(d *Delivery) uint64 {
 	} else {
 		h.WriteString(d.Exchange + "\x00" + d.Key)
 		h.Write(d.Body)
-		h.Write(d.raw)
 	}
 	return h.Sum64()
 }
