@@ -12,7 +12,7 @@ import (
 
 const (
 	bufferLimit = 1 << 20   // bytes waiting for the socket before reserve waits
-	writeChunk  = 128 << 10 // bytes given to the socket under one deadline
+	writeChunk  = 32 << 10 // bytes given to the socket under one deadline
 	spareLimit  = 4 << 20   // a larger buffer is not kept for the next time
 )
 
