@@ -1,0 +1,129 @@
+package amqp
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/gombu/gombu/driver"
+	amqp091 "github.com/rabbitmq/amqp091-go"
+)
+
+// A channel is an AMQP channel and why it ended. Each user has its own: an
+// error about one entity closes the channel that it happened on, with all
+// that goes on there.
+type channel struct {
+	*amqp091.Channel
+	over chan struct{} // closed after err is set
+	err  error
+}
+
+// open opens a channel and runs setup on it. When ctx ends first, whatever is
+// still opened is closed again.
+func (s *session) open(ctx context.Context, op, entity string, setup func(*channel) error) (*channel, error) {
+	if err := s.takeChannel(op, entity); err != nil {
+		return nil, err
+	}
+	var c *channel
+	var settled atomic.Bool // by the first of: opened, given up
+	opened := make(chan error, 1)
+	ok := s.spawn(func() {
+		ch, err := s.conn.Channel()
+		if err != nil {
+			s.dropChannel()
+		} else {
+			c = s.follow(ch)
+			if err = setup(c); err != nil {
+				_ = ch.Close() // what counts is why setup failed
+			}
+		}
+		if settled.CompareAndSwap(false, true) {
+			opened <- err
+		} else if err == nil {
+			_ = ch.Close() // nobody wants it any more
+		}
+	})
+	if !ok {
+		s.dropChannel()
+		return nil, s.errClosed(op, entity)
+	}
+	select {
+	case err := <-opened:
+		return c, s.rpcError(ctx, op, entity, err)
+	case <-ctx.Done():
+		if settled.CompareAndSwap(false, true) {
+			return nil, s.ctxError(ctx, op, entity, driver.ErrUnavailable)
+		}
+		return c, s.rpcError(ctx, op, entity, <-opened)
+	}
+}
+
+// takeChannel keeps a tenth of the channels back, so that the limit is met
+// here with a message and not at the broker with the loss of the connection.
+func (s *session) takeChannel(op, entity string) error {
+	limit := int(s.conn.Config.ChannelMax) * 9 / 10
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.channels >= limit {
+		return failure(op, entity, driver.ErrUnavailable, fmt.Errorf(
+			"%d channels are open, 90%% of the %d that the broker allows on a connection: use fewer consumers and producer lanes, or raise channel_max on both sides",
+			s.channels, s.conn.Config.ChannelMax))
+	}
+	s.channels++
+	return nil
+}
+
+func (s *session) dropChannel() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.channels--
+}
+
+// follow watches ch until it ends. It runs inside a spawned call, so Close
+// already waits.
+func (s *session) follow(ch *amqp091.Channel) *channel {
+	c := &channel{Channel: ch, over: make(chan struct{})}
+	closes := ch.NotifyClose(make(chan *amqp091.Error, 1))
+	s.wg.Go(func() {
+		e := <-closes
+		switch {
+		case s.conn.IsClosed():
+			<-s.done
+			c.err = s.Err()
+		case e == nil:
+			c.err = failure("", "", driver.ErrClosed, nil)
+		default:
+			c.err = brokerError("", "", e)
+		}
+		s.dropChannel()
+		close(c.over)
+	})
+	return c
+}
+
+// onScratch runs f on the scratch channel, which is opened again after an
+// error closed it.
+func (s *session) onScratch(ctx context.Context, op, entity string, f func(*amqp091.Channel) error) error {
+	select {
+	case s.turn <- struct{}{}:
+	case <-s.done:
+		return s.errClosed(op, entity)
+	case <-ctx.Done():
+		return s.ctxError(ctx, op, entity, driver.ErrUnavailable)
+	}
+	if s.scratch == nil || s.scratch.IsClosed() {
+		c, err := s.open(ctx, op, entity, func(*channel) error { return nil })
+		if err != nil {
+			<-s.turn
+			return err
+		}
+		s.scratch = c
+	}
+	ch := s.scratch.Channel
+	return s.call(ctx, op, entity, func() error {
+		// Not before the broker has answered, even when the caller has gone:
+		// two conversations on one channel would read each other's answers.
+		defer func() { <-s.turn }()
+		return f(ch)
+	})
+}

@@ -1,0 +1,60 @@
+// Package amqp is the transport to RabbitMQ, and to other brokers that speak
+// AMQP 0-9-1 with publisher confirms, by github.com/rabbitmq/amqp091-go. That
+// library's own recovery is off: a session never reconnects.
+//
+// # URL
+//
+//	amqp://user:password@host:5672/vhost?option=value
+//	amqps://…  TLS, port 5671     pyamqp://…  the same as amqp
+//
+// Parts are percent-decoded. Missing ones are guest, guest, localhost (dialed
+// as 127.0.0.1) and "/"; an empty path, "/" and "//" all name the virtual host
+// "/". Options: connect_timeout (5 s), heartbeat (10 s; 0 turns it off),
+// login_method (PLAIN, AMQPLAIN, EXTERNAL), frame_max, channel_max,
+// write_timeout (10 s), management, ssl, ssl_cert_reqs, ssl_ca_certs,
+// ssl_certfile, ssl_keyfile, ssl_check_hostname, server_hostname. Certificates
+// and host names are verified unless these say otherwise. An unknown option is
+// an error.
+//
+// # Mapping
+//
+// A session is a TCP connection. A Sender is a channel in confirm mode; a
+// Receiver is a channel with one consumer and its own basic.qos. Declarations
+// and questions use one more channel, opened again whenever an error closed it,
+// and exchange types that plugins add a connection of their own, because
+// RabbitMQ closes the connection over a type that it does not know. Exchanges
+// called "" or amq.* are never declared; an exclusive queue is declared
+// auto-delete; other names and arguments go out as they are. Requeue and
+// Release are basic.nack with requeue, Reject is basic.reject without. Whole
+// numbers in headers are sent in 32 bits where they fit and else in 64, and
+// come back as int64; times come back in whole seconds, UTC; an AMQP decimal
+// stays an amqp091.Decimal; a table has no order. A
+// consumer without acknowledgement is one that acknowledges as it hands out,
+// so that its prefetch bounds memory.
+//
+// # Guarantees
+//
+// A confirmed message is on the broker; an unroutable one is ErrUnroutable, by
+// matching the broker's return to the message. An error about one message (its
+// exchange is missing, access is refused, it is too large for the broker)
+// closes its Sender: that message gets the error, those before it ErrUncertain
+// unless they were answered, those behind it ErrNotSent. When the link goes,
+// what no byte of had been given to the socket is ErrNotSent, else ErrUncertain. Order
+// is kept per queue and Sender. Higher Priority is sooner, on queues declared
+// with x-max-priority. A session is lost when the broker is silent for one and
+// a half heartbeats, or reads nothing for WriteTimeout and has not said that it
+// is blocked.
+//
+// # Limits
+//
+// Properties and headers together must fit one frame (128 KiB by default), a
+// name 255 bytes; else ErrTooLarge. The broker's own limit for a body is 128 MiB
+// by default (max_message_size). Attempt is known on quorum queues, where it
+// counts deliveries, and is 1 for the first delivery elsewhere. There is no
+// delay. A binding cannot be checked. Properties.Extra has no place on the wire
+// and is left out, as is an empty header table and priority 0, which Kombu
+// sends: its readers take them as given. A user id other than the connection's
+// is ErrInvalid. Sizes of queues are without what is unacknowledged, except in
+// Queues. py-amqp reads a number below -2147483648 in a header as one above
+// zero. Heartbeat 0 leaves a half-open link undetected.
+package amqp
