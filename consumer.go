@@ -19,15 +19,6 @@ import (
 // over (ErrClosed) or the claim is lost (ErrLeaseLost).
 type Handler func(ctx context.Context, d *Delivery) error
 
-// LostPolicy says what happens to a handler whose claim was lost meanwhile.
-type LostPolicy uint8
-
-// Lost policies.
-const (
-	LostCancel LostPolicy = iota // its context ends with cause ErrLeaseLost
-	LostFinish                   // it runs on; settling returns ErrLeaseLost
-)
-
 // ConsumerConfig configures a Consumer. The zero value of every field but
 // Queues is a good default.
 type ConsumerConfig struct {
@@ -59,8 +50,9 @@ type ConsumerConfig struct {
 	OnUndecodable func(ctx context.Context, d *Delivery, err error) error
 	// Grace is how long running handlers may take when Run stops. 0: Config.Grace.
 	Grace time.Duration
-	// OnLost is about handlers whose claim was lost.
-	OnLost LostPolicy
+	// FinishLost lets a handler whose claim was lost run on; settling then
+	// returns ErrLeaseLost. False: its context ends with cause ErrLeaseLost.
+	FinishLost bool
 }
 
 // A Consumer consumes queues. Its methods may be called from any goroutine;

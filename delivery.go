@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"time"
 
 	"github.com/gombu/gombu/driver"
 )
@@ -149,23 +148,23 @@ func Typed[T any](h func(ctx context.Context, v T, d *Delivery) error) Handler {
 // Ack tells the broker that the message is done. ErrSettled: it was settled
 // before. ErrLeaseLost: the claim is no longer ours, and the broker delivers it
 // again. Without acks (NoAck) it does nothing.
-func (d *Delivery) Ack(ctx context.Context) error { return d.settle(ctx, stAcked, driver.Ack, 0) }
+func (d *Delivery) Ack(ctx context.Context) error { return d.settle(ctx, stAcked, driver.Ack) }
 
 // Reject gives the message to the broker's own dead-lettering; a queue without
 // one drops it. Errors as Ack's.
 func (d *Delivery) Reject(ctx context.Context) error {
-	return d.settle(ctx, stRejected, driver.Reject, 0)
+	return d.settle(ctx, stRejected, driver.Reject)
 }
 
 // Requeue puts the message back, to the head of its queue where the broker can.
 // Errors as Ack's.
 func (d *Delivery) Requeue(ctx context.Context) error {
-	return d.settle(ctx, stRequeued, driver.Requeue, 0)
+	return d.settle(ctx, stRequeued, driver.Requeue)
 }
 
 // Release puts the message back as one that was never tried. Errors as Ack's.
 func (d *Delivery) Release(ctx context.Context) error {
-	return d.settle(ctx, stRequeued, driver.Release, 0)
+	return d.settle(ctx, stRequeued, driver.Release)
 }
 
 // Detach lets the handler return while the claim is kept, until one of the
@@ -190,13 +189,13 @@ func (d *Delivery) claim(to uint32) bool {
 	return d.state.CompareAndSwap(stOpen, to) || d.state.CompareAndSwap(stDetached, to)
 }
 
-func (d *Delivery) settle(ctx context.Context, to uint32, o driver.Outcome, after time.Duration) error {
+func (d *Delivery) settle(ctx context.Context, to uint32, o driver.Outcome) error {
 	if d.rec.src.run.cfg.NoAck {
 		return nil
 	}
 	if !d.claim(to) {
 		return d.settledError()
 	}
-	d.one[0] = driver.Settlement{Tag: d.tag, Outcome: o, After: after}
+	d.one[0] = driver.Settlement{Tag: d.tag, Outcome: o}
 	return d.rec.settle(ctx, d)
 }

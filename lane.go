@@ -39,28 +39,6 @@ type lane struct {
 	free sync.Pool // of *call; per lane, so that a channel never leaves its synctest bubble
 }
 
-// A call is one message under way.
-type call struct {
-	p     *Producer
-	out   driver.Outgoing
-	own   []byte     // the copy that out.Body is
-	done  chan error // gets the outcome once
-	state callState  // guarded by lane.mu
-	tries int
-	err   error // why the session left it open
-
-	prev, next *call // in the line
-}
-
-type callState uint8
-
-const (
-	waiting callState = iota // in the line
-	sent                     // given to the driver
-	over                     // answered, or withdrawn
-	left                     // sent, and its caller has gone
-)
-
 func newLane(c *Conn, noConfirm bool) *lane {
 	l := &lane{c: c, noConfirm: noConfirm, room: make(chan struct{}, c.cfg.MaxPending), flight: map[uint64]*call{}}
 	l.free.New = func() any { return &call{done: make(chan error, 1)} }
@@ -467,43 +445,6 @@ func (l *lane) close() {
 	if !running {
 		l.failAll(&Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed})
 	}
-}
-
-// calls is a doubly linked list, so that a call can leave from anywhere.
-type calls struct{ first, last *call }
-
-func (c *calls) push(k *call) {
-	k.prev, k.next = c.last, nil
-	if c.last == nil {
-		c.first = k
-	} else {
-		c.last.next = k
-	}
-	c.last = k
-}
-
-func (c *calls) unshift(k *call) {
-	k.prev, k.next = nil, c.first
-	if c.first == nil {
-		c.last = k
-	} else {
-		c.first.prev = k
-	}
-	c.first = k
-}
-
-func (c *calls) remove(k *call) {
-	if k.prev == nil {
-		c.first = k.next
-	} else {
-		k.prev.next = k.next
-	}
-	if k.next == nil {
-		c.last = k.prev
-	} else {
-		k.next.prev = k.prev
-	}
-	k.prev, k.next = nil, nil
 }
 
 // begin and end count what is unanswered, for Flush.

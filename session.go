@@ -65,7 +65,7 @@ func (l *link) get(ctx context.Context, op string) (*session, error) {
 	for {
 		l.mu.Lock()
 		s, changed, fatal := l.cur, l.changed, l.fatal
-		if s == nil && !l.running && !l.closed && !(asked && fatal != nil) {
+		if s == nil && !l.running && !l.closed && (!asked || fatal == nil) {
 			l.running, l.fatal, fatal = true, nil, nil
 			l.c.wg.Go(l.supervise)
 		}

@@ -139,7 +139,7 @@ func (s *source) config(sess *session) driver.ReceiverConfig {
 func (s *source) enter(sess *session, rx driver.Receiver) *reception {
 	rec := &reception{src: s, rx: rx, features: rx.Features()}
 	rec.ctx, rec.end = context.WithCancelCause(s.run.work)
-	if s.run.cfg.OnLost == LostCancel {
+	if !s.run.cfg.FinishLost {
 		rec.unhook = context.AfterFunc(sess.ctx, func() { rec.lost(context.Cause(sess.ctx)) })
 	}
 	s.mu.Lock()
@@ -196,7 +196,7 @@ func (s *source) release(rec *reception, slab []Delivery) {
 func (s *source) lose(rec *reception, err error) {
 	r := s.run
 	rec.over.Store(true)
-	if r.cfg.OnLost == LostCancel {
+	if !r.cfg.FinishLost {
 		rec.lost(&Error{Op: "consume", Entity: s.queue, Kind: ErrLeaseLost, Err: err})
 	}
 	r.jobs.extract(rec)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -239,8 +240,7 @@ func (c *Conn) sessionError(ctx context.Context, op string, err error) error {
 }
 
 func kindOf(err error) error {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind
 	}
 	return nil
@@ -323,9 +323,7 @@ func (t *topology) know(es []Exchange) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	next := make(map[string]Exchange, len(es))
-	for k, v := range *t.exchanges.Load() {
-		next[k] = v
-	}
+	maps.Copy(next, *t.exchanges.Load())
 	for i := range es {
 		next[es[i].Name] = es[i]
 	}

@@ -222,7 +222,7 @@ func assignTable(v reflect.Value, table map[string]any, depth int) error {
 }
 
 func assignKey(key reflect.Value, text string) error {
-	if m, ok := key.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if m, ok := reflect.TypeAssert[encoding.TextUnmarshaler](key.Addr()); ok {
 		return m.UnmarshalText([]byte(text))
 	}
 	if key.Kind() == reflect.String || key.Kind() == reflect.Interface {

@@ -49,8 +49,7 @@ func (e *jsonEncoder) value(b []byte, v reflect.Value, depth int) ([]byte, error
 		if t.Kind() == reflect.Slice && v.IsNil() {
 			return append(b, `null`...), nil
 		}
-		out, _, err := e.special(b, v.Interface())
-		return out, err
+		return e.special(b, v.Interface())
 	}
 	if out, ok, err := e.marshaler(b, v, t); ok {
 		return out, err
@@ -121,8 +120,7 @@ func (e *jsonEncoder) list(b []byte, v reflect.Value, depth int) ([]byte, error)
 			return append(b, `null`...), nil
 		}
 		if v.Type().Elem().Kind() == reflect.Uint8 {
-			out, _, err := e.special(b, v.Bytes())
-			return out, err
+			return e.special(b, v.Bytes())
 		}
 	}
 	b = append(b, '[')
@@ -178,7 +176,7 @@ func keyText(k reflect.Value) (string, error) {
 		}
 		k = k.Elem()
 	}
-	if m, ok := k.Interface().(encoding.TextMarshaler); ok && k.Kind() != reflect.String {
+	if m, ok := reflect.TypeAssert[encoding.TextMarshaler](k); ok && k.Kind() != reflect.String {
 		text, err := m.MarshalText()
 		return string(text), err
 	}

@@ -3,6 +3,7 @@ package codec
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -80,39 +81,38 @@ func (e *jsonEncoder) tagged(b []byte, kind, text string) []byte {
 	return append(kjson.AppendString(b, text), '}')
 }
 
-// special writes the types that have a tag; ok is false for all others.
-func (e *jsonEncoder) special(b []byte, v any) (out []byte, ok bool, err error) {
+// special writes the types that have a tag, and only those.
+func (e *jsonEncoder) special(b []byte, v any) ([]byte, error) {
 	switch v := v.(type) {
 	case time.Time:
 		if !e.untagged {
-			b, err = kjson.AppendTime(b, v)
-			return b, true, err
+			return kjson.AppendTime(b, v)
 		}
-		return kjson.AppendString(b, oldTime(v)), true, nil
+		return kjson.AppendString(b, oldTime(v)), nil
 	case Date:
 		if e.untagged {
-			return kjson.AppendString(b, v.String()+"T00:00:00"), true, nil
+			return kjson.AppendString(b, v.String()+"T00:00:00"), nil
 		}
-		return e.tagged(b, "date", v.String()), true, nil
+		return e.tagged(b, "date", v.String()), nil
 	case TimeOfDay:
-		return e.tagged(b, "time", string(v)), true, nil
+		return e.tagged(b, "time", string(v)), nil
 	case Decimal:
-		return e.tagged(b, "decimal", string(v)), true, nil
+		return e.tagged(b, "decimal", string(v)), nil
 	case UUID:
 		if e.untagged {
-			return kjson.AppendString(b, v.String()), true, nil
+			return kjson.AppendString(b, v.String()), nil
 		}
 		b = append(b, `{"__type__": "uuid", "__value__": {"hex": "`...)
-		return append(append(b, strings.ReplaceAll(v.String(), "-", "")...), `"}}`...), true, nil
+		return append(append(b, strings.ReplaceAll(v.String(), "-", "")...), `"}}`...), nil
 	case []byte:
 		if e.untagged {
-			return b, true, fmt.Errorf("bytes cannot be sent untagged: Kombu up to 5.2 has no form for them")
+			return b, errors.New("bytes cannot be sent untagged: Kombu up to 5.2 has no form for them")
 		}
-		return kjson.AppendBytes(b, v), true, nil
+		return kjson.AppendBytes(b, v), nil
 	case json.Number:
-		return append(b, v...), true, nil
+		return append(b, v...), nil
 	}
-	return b, false, nil
+	return b, fmt.Errorf("no tag for a %T", v)
 }
 
 // oldTime is what Kombu up to 5.2 writes: UTC as Z, a naive time as it is.

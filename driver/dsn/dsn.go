@@ -115,7 +115,7 @@ func Split(s string) []string {
 	var out []string
 	for part := range strings.SplitSeq(s, ";") {
 		start := 0
-		for i := 0; i < len(part); i++ {
+		for i := range len(part) {
 			if part[i] == ',' && startsWithScheme(part[i+1:]) {
 				out = append(out, part[start:i])
 				start = i + 1
@@ -241,13 +241,13 @@ func (u *URL) text(mask bool) string {
 	var b strings.Builder
 	b.WriteString(u.Scheme + "://")
 	if u.HasUser {
-		b.WriteString(url.PathEscape(u.User))
+		b.WriteString(escape(u.User))
 		switch {
 		case u.Password == "":
 		case mask:
 			b.WriteString(":**")
 		default:
-			b.WriteString(":" + url.PathEscape(u.Password))
+			b.WriteString(":" + escape(u.Password))
 		}
 		b.WriteByte('@')
 	}
@@ -260,7 +260,7 @@ func (u *URL) text(mask bool) string {
 		b.WriteString(":" + strconv.Itoa(u.Port))
 	}
 	if u.HasPath {
-		b.WriteString("/" + url.PathEscape(u.Path))
+		b.WriteString("/" + escape(u.Path))
 	}
 	if len(u.Query) > 0 {
 		q := maps.Clone(u.Query)
@@ -277,6 +277,9 @@ func (u *URL) text(mask bool) string {
 	}
 	return b.String()
 }
+
+// escape percent-encodes all but letters, digits and -_.~, as Kombu does.
+func escape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 
 func secretKey(k string) bool {
 	k = strings.ToLower(k)

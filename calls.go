@@ -1,0 +1,62 @@
+package gombu
+
+import "github.com/gombu/gombu/driver"
+
+// A call is one message under way.
+type call struct {
+	p     *Producer
+	out   driver.Outgoing
+	own   []byte     // the copy that out.Body is
+	done  chan error // gets the outcome once
+	state callState  // guarded by lane.mu
+	tries int
+	err   error // why the session left it open
+
+	prev, next *call // in the line
+}
+
+type callState uint8
+
+const (
+	waiting callState = iota // in the line
+	sent                     // given to the driver
+	over                     // answered, or withdrawn
+	left                     // sent, and its caller has gone
+)
+
+// calls is a doubly linked list, so that a call can leave from anywhere.
+type calls struct{ first, last *call }
+
+func (c *calls) push(k *call) {
+	k.prev, k.next = c.last, nil
+	if c.last == nil {
+		c.first = k
+	} else {
+		c.last.next = k
+	}
+	c.last = k
+}
+
+func (c *calls) unshift(k *call) {
+	k.prev, k.next = nil, c.first
+	if c.first == nil {
+		c.last = k
+	} else {
+		c.first.prev = k
+	}
+	c.first = k
+}
+
+func (c *calls) remove(k *call) {
+	if k.prev == nil {
+		c.first = k.next
+	} else {
+		k.prev.next = k.next
+	}
+	if k.next == nil {
+		c.last = k.prev
+	} else {
+		k.next.prev = k.prev
+	}
+	k.prev, k.next = nil, nil
+}
