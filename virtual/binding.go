@@ -41,7 +41,7 @@ func (c *conn) bind(ctx context.Context, b *driver.Binding) error {
 	case from == nil:
 		err = c.fail("bind", b.Exchange, driver.ErrNotFound, "no such exchange: declare it first")
 	case err == nil && findBinding(from, to, b) == nil:
-		c.link(&binding{from: from, to: to, key: b.Key, args: cloneHeaders(b.Args)})
+		c.link(&binding{from: from, to: to, key: b.Key, args: CloneHeaders(b.Args)})
 	}
 	c.mu.Unlock()
 	if err != nil || to.exchange != nil {

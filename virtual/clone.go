@@ -6,8 +6,9 @@ import (
 	"github.com/gombu/gombu/driver"
 )
 
-// cloneHeaders copies a table so deeply that nobody else can write to it.
-func cloneHeaders(h driver.Headers) driver.Headers {
+// CloneHeaders copies a table so deeply that nobody else can write to it; an
+// empty one is nil. Stores that keep messages as they are need it.
+func CloneHeaders(h driver.Headers) driver.Headers {
 	if len(h) == 0 {
 		return nil
 	}
@@ -26,7 +27,7 @@ func cloneValue(v any) any {
 		if v != nil && len(v) == 0 {
 			return driver.Headers{}
 		}
-		return cloneHeaders(v)
+		return CloneHeaders(v)
 	case []any:
 		out := make([]any, len(v))
 		for i := range v {

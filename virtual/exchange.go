@@ -94,7 +94,7 @@ func (e *engine) addExchange(decl *driver.Exchange) *exchange {
 		x = &exchange{from: map[*binding]struct{}{}, to: map[*binding]struct{}{}}
 		e.exchanges[decl.Name] = x
 	}
-	x.decl, x.args, x.assumed, x.index = *decl, cloneHeaders(decl.Args), false, newMatcher(decl.Type)
+	x.decl, x.args, x.assumed, x.index = *decl, CloneHeaders(decl.Args), false, newMatcher(decl.Type)
 	x.decl.Args = nil
 	for b := range x.from {
 		if e.routesHere(b) {

@@ -91,6 +91,7 @@ func (p *post) run(ctx context.Context, batch []driver.Outgoing, ready []envelop
 		p.collect(batch, p.c.store.Push(ctx, p.items))
 		clear(p.items)
 	}
+	p.search.message = message{}
 	for i := range batch {
 		batch[i].Done = true
 	}
@@ -103,10 +104,11 @@ func (p *post) add(ctx context.Context, batch []driver.Outgoing, i int, e envelo
 	if limit := c.Config.Features.MaxBody; limit > 0 && len(m.Body) > limit {
 		return c.fail("publish", m.Key, driver.ErrTooLarge, "a body of %d bytes; the limit is %d", len(m.Body), limit)
 	}
-	if err := c.route(ctx, &message{m.Exchange, m.Key, m.Props.Headers}, &p.search); err != nil {
+	s := &p.search
+	s.message = message{m.Exchange, m.Key, m.Props.Headers}
+	if err := c.route(ctx, s); err != nil {
 		return err
 	}
-	s := &p.search
 	if len(s.queues)+len(s.broadcasts) == 0 {
 		if m.NoMandatory {
 			return nil

@@ -97,7 +97,8 @@ func (n *node) barren() bool {
 // a walk with backtracking would be exponential in the number of #; marks make
 // each node enter a set once, so that a step costs no more than the trie has
 // nodes.
-func (t *trie) match(key string, _ *message, s *search) {
+func (t *trie) match(s *search) {
+	key := s.message.key
 	s.mark.grow(int(t.nodes) + 1)
 	set, next := s.set[:0], s.next[:0]
 	set = s.enter(set, &t.root)
