@@ -30,9 +30,10 @@ type ownList struct {
 
 // held is an open claim.
 type held struct {
-	at   time.Time
-	text string // until it is known whether it may be mirrored
-	good bool   // it may
+	at     time.Time
+	text   string // until it is judged
+	judged bool
+	good   bool // it may be mirrored
 }
 
 // Chunks of a claim: the first is small, because one call may not hold the

@@ -9,7 +9,21 @@ import (
 // Close gives back what is claimed, in order, removes every trace of this
 // owner and waits for the session's goroutines. When ctx ends first the socket
 // is closed; then another process takes over after the lease at the latest.
+// Closing twice waits for the first.
 func (s *store) Close(ctx context.Context) error {
+	s.mu.Lock()
+	first := !s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if !first {
+		select {
+		case <-s.gone:
+			return nil
+		case <-ctx.Done():
+			return ended(ctx, "close", driver.ErrUnavailable)
+		}
+	}
+	defer close(s.gone)
 	stop := context.AfterFunc(ctx, func() { s.end(ended(ctx, "close", driver.ErrUnavailable)) })
 	defer stop()
 	var err error
@@ -25,15 +39,11 @@ func (s *store) Close(ctx context.Context) error {
 }
 
 // stopWork lets no new command in and waits for those under way; false when
-// the session is over already, or has been closed before.
+// the session is over already.
 func (s *store) stopWork() bool {
 	s.mu.Lock()
-	first := !s.closing
 	s.closing = true
 	s.mu.Unlock()
-	if !first {
-		return false
-	}
 	close(s.stop)
 	s.loops.Wait()
 	for range cap(s.slots) {

@@ -11,10 +11,13 @@ import (
 )
 
 // errorCode is the first word of a Redis error, which is what its kinds are
-// told apart by; a script puts its own words before it.
+// told apart by. rueidis leaves out the word ERR, a script may put a dash before.
 func errorCode(e *rueidis.RedisError) string {
-	code, _, _ := strings.Cut(e.Error(), " ")
-	return strings.TrimPrefix(code, "-")
+	code, _, _ := strings.Cut(strings.TrimPrefix(e.Error(), "-"), " ")
+	if code != strings.ToUpper(code) || len(code) < 3 {
+		return "ERR"
+	}
+	return code
 }
 
 func isAbout(e *rueidis.RedisError, words string) bool {

@@ -125,16 +125,16 @@ func (s *store) mirrorArgs(age time.Duration, keys, args *[]string) map[*ownList
 	if s.cfg.Mirror == MirrorNever {
 		return nil
 	}
-	s.judge(age)
+	ripe := time.Now().Add(-age)
+	s.judge(ripe)
 	marks := map[*ownList]uint64{}
 	bytes, count := 0, 0
-	ripe := time.Now().Add(-age)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.own {
 		positions := make([]uint64, 0, len(l.open))
 		for pos, h := range l.open {
-			if pos <= l.mirrored || !h.at.After(ripe) {
+			if pos <= l.mirrored || h.judged && !h.at.After(ripe) {
 				positions = append(positions, pos)
 			}
 		}
@@ -161,10 +161,10 @@ func (s *store) mirrorArgs(age time.Duration, keys, args *[]string) map[*ownList
 	return marks
 }
 
-// judge finds out which claims of at least this age hold an envelope that both
+// judge finds out which claims as old as this hold an envelope that both
 // Kombus can restore: a text that they cannot read stops their sweep for
 // everybody. Only slow claims come here, so that the hot path does not parse.
-func (s *store) judge(age time.Duration) {
+func (s *store) judge(ripe time.Time) {
 	type item struct {
 		list *ownList
 		pos  uint64
@@ -172,11 +172,10 @@ func (s *store) judge(age time.Duration) {
 		good bool
 	}
 	var items []item
-	ripe := time.Now().Add(-age)
 	s.mu.Lock()
 	for _, l := range s.own {
 		for pos, h := range l.open {
-			if h.text != "" && !h.at.After(ripe) {
+			if !h.judged && !h.at.After(ripe) {
 				items = append(items, item{l, pos, h.text, false})
 			}
 		}
@@ -189,7 +188,7 @@ func (s *store) judge(age time.Duration) {
 	defer s.mu.Unlock()
 	for _, it := range items {
 		if h, ok := it.list.open[it.pos]; ok {
-			h.text, h.good = "", it.good
+			h.text, h.judged, h.good = "", true, it.good
 			it.list.open[it.pos] = h
 		}
 	}

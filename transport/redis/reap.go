@@ -77,7 +77,7 @@ func (s *store) isDead(su suspect, seen *sighting) (value string, dead bool) {
 	ours, _, _ := strings.Cut(s.run, "/")
 	if run == ours { // client ids mean nothing on another server
 		list, err := s.link.client.Do(s.ctx, s.command("CLIENT", "LIST", "ID", client)).ToString()
-		if err == nil && strings.TrimSpace(list) == "" {
+		if err == nil && !strings.Contains(list, "id="+client+" ") {
 			return value, true
 		}
 	}

@@ -27,6 +27,7 @@ type store struct {
 	slots  chan struct{} // commands in flight
 	wg     sync.WaitGroup
 	stop   chan struct{}  // closed by Close: beat and sweeper end
+	gone   chan struct{}  // closed when Close is done
 	loops  sync.WaitGroup // those two
 
 	track  tracker
@@ -35,7 +36,8 @@ type store struct {
 
 	mu      sync.Mutex
 	err     error
-	closing bool
+	closing bool                // nothing new is started
+	closed  bool                // Close was called
 	own     map[string]*ownList // by source list
 	queues  map[string]declared // what this session created
 	bound   map[string]struct{} // exchanges whose bindings this session has seen
