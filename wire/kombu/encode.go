@@ -135,3 +135,14 @@ func taken(key string, p *driver.Properties) bool {
 	}
 	return false
 }
+
+// AppendRetagged appends an envelope that AppendEnvelope wrote under the tag
+// old, with tag in its place: a copy for a further queue. Both are plain texts
+// (ASCII without quotes and backslashes).
+func AppendRetagged(dst, envelope []byte, old, tag string) []byte {
+	const end = len(`"}}`)
+	at := len(envelope) - end - len(old)
+	dst = append(dst, envelope[:at]...)
+	dst = append(dst, tag...)
+	return append(dst, envelope[at+len(old):]...)
+}
