@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	bufferLimit = 1 << 20   // bytes waiting for the socket before reserve waits
+	bufferLimit = 1 << 20  // bytes waiting for the socket before reserve waits
 	writeChunk  = 32 << 10 // bytes given to the socket under one deadline
-	spareLimit  = 4 << 20   // a larger buffer is not kept for the next time
+	spareLimit  = 4 << 20  // a larger buffer is not kept for the next time
 )
 
 // A link is the net.Conn that amqp091 gets. amqp091 writes while it holds the

@@ -1,0 +1,370 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/virtual"
+)
+
+// An ownList is this owner's claims out of one list of Kombu's: moved there by
+// LMOVE, so that at no moment a message is nowhere, and at positions counted
+// from the oldest ever moved, which name the claims.
+type ownList struct {
+	queue, list string
+	ref         string // <owner>:<list>, Tag.Ref
+	key, source string // with the prefix
+	move        rueidis.Completed
+
+	// Guarded by store.mu.
+	open     map[uint64]held // by position
+	mirrored uint64          // up to here claims are in Kombu's unacked too
+	chunk    int             // how many to ask for: grows while the list fills it
+	size     int             // of the largest text of the last chunk
+}
+
+// held is an open claim.
+type held struct {
+	at     time.Time
+	text   string // until it is judged
+	judged bool
+	good   bool // it may be mirrored
+}
+
+// Chunks of a claim: the first is small, because one call may not hold the
+// server up whatever the size of the messages.
+const (
+	firstChunk = 8
+	lastChunk  = 512
+	maxRounds  = 32
+)
+
+func (s *store) ownList(list string) *ownList {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.own[list]
+	if l == nil {
+		l = &ownList{
+			queue: s.keys.queueOf(list), list: list, ref: s.env.Owner + ":" + list,
+			key: s.keys.own(s.env.Owner, list), source: s.keys.prefix + list,
+			open: map[uint64]held{}, chunk: firstChunk,
+		}
+		l.move = s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin()
+		s.own[list] = l
+	}
+	return l
+}
+
+// Claim takes what there is: step by step, and within a step queue by queue in
+// the order of r.Wants (redis.md section 3.1). Waiting takes nothing, so that a
+// Python peer that waits is always served before.
+func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual.Claim) (int, error) {
+	sources := s.sources(r.Wants, len(dst))
+	if len(sources) == 0 {
+		return 0, nil
+	}
+	deadline := time.Now().Add(r.Wait)
+	for first := true; ; first = false {
+		room := make([]source, len(sources))
+		copy(room, sources)
+		claims, err := call(ctx, s, "claim", driver.ErrUnavailable, func() ([]virtual.Claim, error) {
+			return s.gather(room, len(dst), r)
+		}, func(late []virtual.Claim) { s.release(late, r.NoAck) })
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return 0, context.Cause(ctx)
+		case err != nil:
+			return 0, err
+		case len(claims) > 0:
+			return copy(dst, claims), nil
+		case !first && !time.Now().Before(deadline), r.Wait <= 0:
+			return 0, nil
+		}
+		if err := s.await(ctx, sources, deadline); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// A source is one list to claim from.
+type source struct {
+	*ownList
+	want *int // how many more of this queue
+	have int  // how many are there: unknown until looked at, many while every chunk is full
+}
+
+const (
+	unknown = -1
+	many    = int(^uint(0) >> 1)
+)
+
+func (s *store) sources(wants []virtual.Want, limit int) []source {
+	left := make([]int, len(wants))
+	perQueue := make([][]string, len(wants))
+	for i, w := range wants {
+		left[i], perQueue[i] = min(w.Max, limit), s.keys.lists(w.Queue)
+	}
+	var out []source
+	for step := range s.keys.steps {
+		for i := range wants {
+			if left[i] > 0 {
+				out = append(out, source{s.ownList(perQueue[i][step]), &left[i], unknown})
+			}
+		}
+	}
+	return out
+}
+
+// gather claims in rounds: the first takes from the first list and looks at
+// the rest, the next takes what was seen. Inside call.
+func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest) ([]virtual.Claim, error) {
+	wants := map[*int]*int{} // a copy: a repeated Claim starts anew
+	for i := range sources {
+		if wants[sources[i].want] == nil {
+			wants[sources[i].want] = new(*sources[i].want)
+		}
+		sources[i].want = wants[sources[i].want]
+	}
+	sources[0].have = many
+	var out []virtual.Claim
+	bytes := 0
+	for range maxRounds {
+		takes, looks := s.plan(sources, limit-len(out), r.MaxBytes, bytes)
+		if len(takes) == 0 {
+			break
+		}
+		got, err := s.take(takes, looks, r.NoAck)
+		for i := range got {
+			bytes += len(got[i].Raw)
+		}
+		out = append(out, got...)
+		if err != nil {
+			s.release(out, r.NoAck)
+			return nil, err
+		}
+		if r.MaxBytes > 0 && bytes >= r.MaxBytes {
+			break
+		}
+	}
+	if s.cfg.Mirror == MirrorAlways && len(out) > 0 && !r.NoAck {
+		_, _ = s.tick(0) // what fails now is done by the next heartbeat
+	}
+	return out, nil
+}
+
+// A take is how many to move from one list.
+type take struct {
+	*source
+	n int
+}
+
+// plan asks of each list in turn as many as there are and are wanted; behind a
+// list that has more than its chunk nothing is taken in the same round.
+func (s *store) plan(sources []source, room, maxBytes, bytes int) (takes []take, looks []*source) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cut := false
+	for i := range sources {
+		src := &sources[i]
+		if src.have == unknown {
+			looks = append(looks, src)
+			continue
+		}
+		n := min(src.have, room, *src.want)
+		if n <= 0 || cut {
+			continue
+		}
+		bound := src.chunk
+		if maxBytes > 0 && src.size > 0 {
+			bound = min(bound, max(1, (maxBytes-bytes)/src.size))
+		}
+		if n > bound {
+			n, cut = bound, true
+		}
+		takes = append(takes, take{src, n})
+		room -= n
+	}
+	return takes, looks
+}
+
+// take moves messages into own lists in one transaction with a look at the
+// fence and, for each list, at its end: so the server says which positions the
+// messages have. It makes the owner known again before it moves, so that even
+// the claims of a fenced one, paused until now, are found and given back.
+func (s *store) take(takes []take, looks []*source, noAck bool) ([]virtual.Claim, error) {
+	cmds := []rueidis.Completed{
+		s.command("GET", s.keys.alive(s.env.Owner)),
+		s.command("ZADD", s.keys.owners(), "NX", "0", s.env.Owner),
+	}
+	ledger := s.keys.ledger(s.env.Owner)
+	for _, t := range takes {
+		if noAck {
+			cmds = append(cmds, s.command("RPOP", t.ownList.source, fmt.Sprint(t.n)))
+			continue
+		}
+		cmds = append(cmds, s.command("HSETNX", ledger, "b:"+t.list, "0"))
+		for range t.n {
+			cmds = append(cmds, t.move)
+		}
+		cmds = append(cmds, s.command("HGET", ledger, "b:"+t.list), s.command("LLEN", t.key))
+	}
+	for _, l := range looks {
+		cmds = append(cmds, s.command("LLEN", l.ownList.source))
+	}
+	known := len(cmds)
+	for _, t := range takes {
+		cmds = append(cmds, s.renewals(t.queue)...)
+	}
+	answers, err := s.multi(cmds...)
+	if err != nil {
+		return nil, err
+	}
+	if rueidis.IsRedisNil(answers[0].Error()) && !noAck {
+		return nil, s.fenced()
+	}
+	p := &parser{answers: answers[2:known]}
+	var out []virtual.Claim
+	for i := range takes {
+		if noAck {
+			out = append(out, s.popped(&takes[i], p)...)
+		} else {
+			out = append(out, s.moved(&takes[i], p)...)
+		}
+	}
+	for _, l := range looks {
+		l.have = int(p.number())
+	}
+	if p.wrong != nil {
+		s.warnOnce("claim", "a queue's key is no list: "+p.wrong.Error())
+	}
+	return out, p.err
+}
+
+// moved reads what one take brought and opens the claims.
+func (s *store) moved(t *take, p *parser) []virtual.Claim {
+	p.next() // HSETNX
+	texts := make([]string, 0, t.n)
+	for range t.n {
+		if text, ok := p.text(); ok {
+			texts = append(texts, text)
+		}
+	}
+	top := uint64(p.number() + p.number()) // settled and trimmed, and still there
+	t.taken(texts, t.n)
+	out := make([]virtual.Claim, len(texts))
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.learn(texts, t.n)
+	for i, text := range texts {
+		pos := top - uint64(len(texts)-1-i)
+		t.open[pos] = held{at: now, text: text}
+		out[i] = claimOf(t.queue, text)
+		out[i].Tag = driver.Tag{ID: pos, Ref: t.ref}
+	}
+	return out
+}
+
+// popped reads what RPOP brought.
+func (s *store) popped(t *take, p *parser) []virtual.Claim {
+	texts := p.texts()
+	t.taken(texts, t.n)
+	s.mu.Lock()
+	t.learn(texts, t.n)
+	s.mu.Unlock()
+	out := make([]virtual.Claim, len(texts))
+	for i, text := range texts {
+		out[i] = claimOf(t.queue, text)
+		out[i].Tag = driver.Tag{Ref: t.list}
+	}
+	return out
+}
+
+// taken keeps count within one gather.
+func (src *source) taken(texts []string, asked int) {
+	*src.want -= len(texts)
+	switch {
+	case len(texts) < asked:
+		src.have = 0
+	case src.have != many:
+		src.have -= len(texts)
+	}
+}
+
+// learn sizes the next chunk. Under store.mu.
+func (l *ownList) learn(texts []string, asked int) {
+	if len(texts) == asked && asked == l.chunk {
+		l.chunk = min(2*l.chunk, lastChunk)
+	} else if len(texts) < l.chunk/4 {
+		l.chunk = max(l.chunk/2, firstChunk)
+	}
+	if len(texts) > 0 {
+		l.size = 0
+		for _, t := range texts {
+			l.size = max(l.size, len(t))
+		}
+	}
+}
+
+func claimOf(queue, text string) virtual.Claim {
+	c := virtual.Claim{Queue: queue, Raw: []byte(text)}
+	if n := tries(text); n > 0 {
+		c.Attempt, c.Redelivered = n+1, true
+	}
+	return c
+}
+
+// parser walks the answers of a transaction; the first error stays. A key that
+// is no list counts as an empty one: it must not stop the other queues.
+type parser struct {
+	answers []rueidis.RedisMessage
+	wrong   error
+	err     error
+}
+
+var errShort = errors.New("the server answered fewer commands than it was sent")
+
+func (p *parser) next() *rueidis.RedisMessage {
+	if len(p.answers) == 0 {
+		p.fail(errShort)
+		return &rueidis.RedisMessage{}
+	}
+	m := &p.answers[0]
+	p.answers = p.answers[1:]
+	p.fail(m.Error())
+	return m
+}
+
+func (p *parser) fail(err error) {
+	re, isRedis := rueidis.IsRedisErr(err)
+	switch {
+	case err == nil || rueidis.IsRedisNil(err):
+	case isRedis && errorCode(re) == "WRONGTYPE":
+		p.wrong = err
+	case p.err == nil:
+		p.err = err
+	}
+}
+
+func (p *parser) number() int64 {
+	n, err := p.next().AsInt64()
+	p.fail(err)
+	return n
+}
+
+func (p *parser) text() (string, bool) {
+	m := p.next()
+	text, err := m.ToString()
+	return text, err == nil
+}
+
+func (p *parser) texts() []string {
+	texts, err := p.next().AsStrSlice()
+	p.fail(err)
+	return texts
+}

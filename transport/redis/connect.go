@@ -1,0 +1,161 @@
+package redis
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/gombu/gombu/driver"
+)
+
+var (
+	errFenced = errors.New("another process took over this session's claims: it was silent for longer than its lease")
+	errOwner  = errors.New("an owner of this id exists or existed: ids may not be used twice")
+	errSilent = errors.New("the server owes an answer and is silent")
+)
+
+// connect opens a session: one connection, logged in, its server checked, and
+// its owner registered as alive.
+func connect(ctx context.Context, c *Config, env driver.Env) (*store, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.ConnectTimeout)
+	defer cancel()
+	if env.Owner == "" {
+		env.Owner = rand.Text()
+	}
+	s := &store{
+		cfg: c, keys: newKeys(c), env: env,
+		done: make(chan struct{}), stop: make(chan struct{}), gone: make(chan struct{}), slots: make(chan struct{}, inFlight), ticked: make(chan tickReport, 1),
+		own: map[string]*ownList{}, queues: map[string]declared{}, bound: map[string]struct{}{}, warned: map[string]bool{},
+	}
+	s.track.init()
+	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	var err error
+	if s.link, err = dial(ctx, c, s.track.changed); err != nil {
+		s.cancel(err)
+		return nil, err
+	}
+	s.fanout.init(s)
+	s.link.watch(s.lost)
+	stop := context.AfterFunc(ctx, func() { s.end(connectError(ctx, c, context.Cause(ctx))) })
+	if err := s.greet(); err != nil {
+		stop()
+		err = connectError(ctx, c, err)
+		s.end(err)
+		s.link.shut()
+		return nil, err
+	}
+	if !stop() { // the context ended in between: the session is over before it began
+		s.link.shut()
+		return nil, s.Err()
+	}
+	s.loops.Go(s.beat)
+	s.loops.Go(s.sweeper)
+	return s, nil
+}
+
+// greet checks what kind of server this is, asks it for tracking and makes the
+// owner known.
+func (s *store) greet() error {
+	answers := s.link.client.DoMulti(s.ctx,
+		s.command("HELLO"), s.command("INFO", "server"), s.command("INFO", "memory"), s.command("TIME"),
+		s.command("CLIENT", "TRACKING", "ON", "OPTIN"))
+	hello, err := answers[0].AsMap()
+	if err != nil {
+		return err
+	}
+	server, err := answers[1].ToString()
+	if err != nil {
+		return err
+	}
+	if err := s.checkServer(hello, server); err != nil {
+		return err
+	}
+	// Without leave to use INFO memory or tracking the session works, uninformed and by polling.
+	memory, _ := answers[2].ToString()
+	if policy := infoField(memory, "maxmemory_policy"); policy != "" && policy != "noeviction" {
+		s.env.Notify(driver.Event{Kind: driver.Warning, Entity: "maxmemory-policy",
+			Detail: "the server evicts keys (maxmemory-policy " + policy + "): messages, claims and bindings may vanish; set noeviction"})
+	}
+	if s.track.on = answers[4].Error() == nil; !s.track.on {
+		s.env.Log.Info("redis: no client tracking, claims poll", "error", answers[4].Error())
+	}
+	now, err := answers[3].AsIntSlice()
+	if err != nil || len(now) != 2 {
+		return fmt.Errorf("TIME: %w", err)
+	}
+	return s.register(now)
+}
+
+func (s *store) checkServer(hello map[string]rueidis.RedisMessage, server string) error {
+	field := func(key string) string {
+		m := hello[key]
+		v, _ := m.ToString()
+		return v
+	}
+	proto, id := hello["proto"], hello["id"]
+	version := infoField(server, "redis_version")
+	if n, _ := proto.AsInt64(); n < 3 || !atLeast(version, 6, 2) {
+		return &driver.Error{Op: "connect", Transport: Scheme, Kind: driver.ErrUnsupported,
+			Err: fmt.Errorf("redis %s: want 6.2 or later, with RESP3", version)}
+	}
+	if mode := field("mode"); mode != "" && mode != "standalone" {
+		return &driver.Error{Op: "connect", Transport: Scheme, Kind: driver.ErrUnsupported,
+			Err: fmt.Errorf("the server runs in %s mode: want a single server", mode)}
+	}
+	if role := field("role"); role != "" && role != "master" {
+		return &driver.Error{Op: "connect", Transport: Scheme, Kind: driver.ErrUnavailable,
+			Err: fmt.Errorf("the server is a %s", role)}
+	}
+	n, err := id.AsInt64()
+	s.run = infoField(server, "run_id") + "/" + strconv.FormatInt(n, 10)
+	return err
+}
+
+// register makes the alive key, which is the fence: an id that was used before
+// could settle the claims of its predecessor by shifted positions.
+func (s *store) register(now []int64) error {
+	alive := s.keys.alive(s.env.Owner)
+	answers, err := s.multi(
+		s.command("EXISTS", s.keys.ledger(s.env.Owner)),
+		s.command("SET", alive, s.run, "NX", "PX", millis(aliveTTL(s.cfg))),
+		s.command("ZADD", s.keys.owners(), "NX", fmt.Sprintf("%d.%06d", now[0], now[1]), s.env.Owner))
+	if err != nil {
+		return err
+	}
+	old, _ := answers[0].AsInt64()
+	_, notSet := answers[1].ToString()
+	added, _ := answers[2].AsInt64()
+	if rueidis.IsRedisNil(notSet) || old != 0 || added == 0 {
+		return &driver.Error{Op: "connect", Transport: Scheme, Entity: s.env.Owner, Kind: driver.ErrConflict, Err: errOwner}
+	}
+	return notSet
+}
+
+// aliveTTL is far above the lease, because it runs by the server's clock: after
+// the server was stopped for a while, nobody shall look dead (see sweeper).
+func aliveTTL(c *Config) time.Duration { return max(time.Hour, 10*c.Lease) }
+
+func millis(d time.Duration) string { return strconv.FormatInt(max(d.Milliseconds(), 1), 10) }
+
+func infoField(info, name string) string {
+	_, rest, ok := strings.Cut("\r\n"+info, "\r\n"+name+":")
+	if !ok {
+		return ""
+	}
+	value, _, _ := strings.Cut(rest, "\r\n")
+	return value
+}
+
+func atLeast(version string, major, minor int) bool {
+	a, rest, _ := strings.Cut(version, ".")
+	b, _, _ := strings.Cut(rest, ".")
+	x, err1 := strconv.Atoi(a)
+	y, err2 := strconv.Atoi(b)
+	return err1 == nil && err2 == nil && (x > major || x == major && y >= minor)
+}

@@ -1,0 +1,67 @@
+package redis
+
+import (
+	"context"
+	"net"
+	"net/url"
+	"strconv"
+
+	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/driver/dsn"
+	"github.com/gombu/gombu/virtual"
+)
+
+// New makes a Connector; it dials nothing. Errors are ErrInvalid.
+func New(c Config) (driver.Connector, error) {
+	full, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return virtual.New(virtual.Config{
+		Name:      full.name(),
+		Transport: Scheme,
+		Features:  features,
+		Open: func(ctx context.Context, env driver.Env) (virtual.Store, error) {
+			s, err := connect(ctx, full, env)
+			if err != nil {
+				return nil, err // not a nil *store in an interface
+			}
+			return s, nil
+		},
+	}), nil
+}
+
+var features = driver.Features{
+	Types:          []string{driver.TypeDirect, driver.TypeTopic, driver.TypeFanout},
+	Confirm:        true,
+	Mandatory:      true,
+	SharedBindings: true,
+	Keeps:          []string{"priority", "x-expires"},
+	MaxBody:        driver.MaxBodyDefault,
+}
+
+// name is the URL without secrets and options.
+func (c *Config) name() string {
+	u := dsn.URL{Scheme: Scheme, User: c.User, HasUser: c.User != "" || c.Pass != "", Password: c.Pass}
+	if c.Secure {
+		u.Scheme = "rediss"
+	}
+	if c.Socket != "" {
+		u.Rest = "socket://" + c.Socket + "?virtual_host=" + url.QueryEscape(strconv.Itoa(c.DB))
+		return u.String()
+	}
+	u.Host, u.Path, u.HasPath = c.Addr, strconv.Itoa(c.DB), true
+	if host, port, err := splitAddr(c.Addr); err == nil {
+		u.Host, u.Port = host, port
+	}
+	return u.String()
+}
+
+func splitAddr(addr string) (string, int, error) {
+	host, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, err
+	}
+	port, err := strconv.Atoi(text)
+	return host, port, err
+}

@@ -1,0 +1,12 @@
+-- Removes the last traces of a fenced owner, unless something of its is left.
+--
+-- KEYS  1 alive, 2 owners, 3 ledger, 4... its own lists
+-- ARGV  1 owner
+-- Returns 1 when it is forgotten, else 0.
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+for k = 4, #KEYS do
+  if redis.call('EXISTS', KEYS[k]) == 1 then return 0 end
+end
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('DEL', KEYS[3])
+return 1

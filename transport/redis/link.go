@@ -1,0 +1,186 @@
+package redis
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/gombu/gombu/driver"
+)
+
+// A link is one connection under rueidis. It is dialed once: rueidis would
+// reconnect in silence, but a session's claims, tracked keys and subscriptions
+// end with the connection that made them.
+type link struct {
+	net.Conn
+	client rueidis.Client
+	moved  atomic.Int64 // bytes read and written: whether the server is alive
+
+	mu     sync.Mutex
+	broken error
+	lost   func(error) // told once, when the connection breaks
+}
+
+func (l *link) Read(p []byte) (int, error) {
+	n, err := l.Conn.Read(p)
+	l.moved.Add(int64(n))
+	if err != nil {
+		l.fail(err)
+	}
+	return n, err
+}
+
+func (l *link) Write(p []byte) (int, error) {
+	n, err := l.Conn.Write(p)
+	l.moved.Add(int64(n))
+	if err != nil {
+		l.fail(err)
+	}
+	return n, err
+}
+
+func (l *link) fail(err error) {
+	l.mu.Lock()
+	first := l.broken == nil
+	if first {
+		l.broken = err
+	}
+	lost := l.lost
+	l.mu.Unlock()
+	if first && lost != nil {
+		lost(err)
+	}
+}
+
+// watch sets who is told of the end; at once when it has come already.
+func (l *link) watch(lost func(error)) {
+	l.mu.Lock()
+	l.lost = lost
+	err := l.broken
+	l.mu.Unlock()
+	if err != nil {
+		lost(err)
+	}
+}
+
+// shut closes the socket first, so that rueidis does not wait for a server that
+// is silent, and then waits for rueidis.
+func (l *link) shut() {
+	_ = l.Conn.Close()
+	l.client.Close()
+}
+
+var errOneLink = errors.New("the session's connection is lost")
+
+// dial opens a connection and logs in, all under ctx. onKeys is told of tracked
+// keys that changed (nil: of all of them), from rueidis's reader.
+func dial(ctx context.Context, c *Config, onKeys func([]rueidis.RedisMessage)) (*link, error) {
+	password := c.Pass
+	if c.Password != nil {
+		var err error
+		if password, err = c.Password(ctx); err != nil {
+			return nil, connectError(ctx, c, err)
+		}
+	}
+	raw, err := dialSocket(ctx, c)
+	if err != nil {
+		return nil, connectError(ctx, c, err)
+	}
+	l := &link{Conn: raw}
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	defer stop()
+
+	var used atomic.Bool
+	option := rueidis.ClientOption{
+		InitAddress: []string{c.Addr},
+		DialCtxFn: func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
+			if used.Swap(true) {
+				return nil, errOneLink
+			}
+			return l, nil
+		},
+		Username: c.User, Password: password, ClientName: c.ClientName, SelectDB: c.DB,
+		ClientSetInfo:     rueidis.DisableClientSetInfo,
+		ForceSingleClient: true, PipelineMultiplex: -1, // one connection
+		AlwaysPipelining: true, // read at all times: a lost link is noticed at once
+		DisableRetry:     true, DisableCache: true, OnInvalidations: onKeys,
+		Dialer:              net.Dialer{KeepAlive: -1, Timeout: c.ConnectTimeout}, // no pings of its own: see beat
+		RingScaleEachConn:   ringScale,
+		ReadBufferEachConn:  64 << 10,
+		WriteBufferEachConn: 64 << 10,
+	}
+	l.client, err = rueidis.NewClient(option)
+	if err != nil {
+		_ = raw.Close()
+		if l.client != nil {
+			l.client.Close()
+		}
+		return nil, connectError(ctx, c, err)
+	}
+	return l, nil
+}
+
+// ringScale makes rueidis's queue hold 2^10 commands; a full one would block
+// without regard for a context, so that a session lets fewer in (see inFlight).
+const (
+	ringScale = 10
+	inFlight  = 512
+)
+
+func dialSocket(ctx context.Context, c *Config) (net.Conn, error) {
+	network, addr := "tcp", c.Addr
+	if c.Socket != "" {
+		network, addr = "unix", c.Socket
+	}
+	open := c.Dial
+	if open == nil {
+		open = (&net.Dialer{}).DialContext
+	}
+	conn, err := open(ctx, network, addr)
+	if err != nil || !c.Secure {
+		return conn, err
+	}
+	config := &tls.Config{}
+	if c.TLS != nil {
+		config = c.TLS.Clone()
+	}
+	if config.ServerName == "" {
+		if config.ServerName, _, err = net.SplitHostPort(addr); err != nil {
+			config.ServerName = addr
+		}
+	}
+	secure := tls.Client(conn, config)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return secure, nil
+}
+
+// connectError says why there is no session: ErrDenied and ErrNotFound (no such
+// database) need a change of configuration, ErrUnavailable only time.
+func connectError(ctx context.Context, c *Config, err error) error {
+	kind := driver.ErrUnavailable
+	if re, ok := rueidis.IsRedisErr(err); ok {
+		kind = redisKind(re)
+		if errorCode(re) == "ERR" && isAbout(re, "db index") {
+			kind = driver.ErrNotFound
+		}
+	} else if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	entity := c.Addr
+	if c.Socket != "" {
+		entity = c.Socket
+	}
+	return &driver.Error{Op: "connect", Transport: Scheme, Entity: entity, Kind: kind, Err: err}
+}
+
+// silentFor is how long l may be owed an answer without a byte moving; 0: for ever.
+func silentFor(c *Config) time.Duration { return max(c.Heartbeat, 0) }

@@ -1,0 +1,114 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/redis/rueidis"
+
+	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/virtual"
+)
+
+// maxText is Redis's limit of one string; a longer one would cost the connection.
+const maxText = 512 << 20
+
+// A load is what goes to one list, in order.
+type load struct {
+	list  string // without prefix
+	queue string
+	texts []string
+	items []int // whose texts they are
+}
+
+// Push puts items at the left end of their queue's list for their priority
+// (redis.md sections 2 and 3), all in one step. Errors of items: ErrInvalid
+// (name), ErrTooLarge, ErrRefused (out of memory and the like), ErrConflict
+// (the key is no list), ErrUncertain.
+func (s *store) Push(ctx context.Context, items []virtual.Item) error {
+	loads := s.load(items)
+	if len(loads) == 0 {
+		return nil
+	}
+	type outcome struct{ errs []error }
+	got, err := call(ctx, s, "publish", driver.ErrUncertain, func() (outcome, error) {
+		errs, err := s.push(loads)
+		return outcome{errs}, err
+	}, nil)
+	for i, l := range loads {
+		e := err
+		if e == nil {
+			e = s.failed("publish", l.queue, driver.ErrUncertain, got.errs[i])
+		}
+		for _, n := range l.items {
+			items[n].Err = e
+		}
+	}
+	if err != nil && s.Err() != nil {
+		return s.Err()
+	}
+	return nil
+}
+
+// load groups items by list; those that cannot be sent get their error.
+func (s *store) load(items []virtual.Item) []load {
+	var loads []load
+	for i := range items {
+		it := &items[i]
+		if it.Err = s.keys.checkQueue("publish", it.Queue); it.Err == nil && len(it.Raw) >= maxText {
+			it.Err = &driver.Error{Op: "publish", Transport: Scheme, Entity: it.Queue, Kind: driver.ErrTooLarge, Err: errors.New("above Redis's limit of 512 MiB")}
+		}
+		if it.Err != nil {
+			continue
+		}
+		list := s.keys.list(it.Queue, it.Priority)
+		n := slices.IndexFunc(loads, func(l load) bool { return l.list == list })
+		if n < 0 {
+			n = len(loads)
+			loads = append(loads, load{list: list, queue: it.Queue})
+		}
+		loads[n].texts = append(loads[n].texts, string(it.Raw))
+		loads[n].items = append(loads[n].items, i)
+	}
+	return loads
+}
+
+// push sends loads in one step and returns an error for each. Inside call.
+func (s *store) push(loads []load) ([]error, error) {
+	errs := make([]error, len(loads))
+	cmds := make([]rueidis.Completed, 0, len(loads))
+	var renew []rueidis.Completed
+	for _, l := range loads {
+		args := append(make([]string, 0, 2+len(l.texts)), "LPUSH", s.keys.prefix+l.list)
+		cmds = append(cmds, s.command(append(args, l.texts...)...))
+		renew = append(renew, s.renewals(l.queue)...)
+	}
+	if len(cmds) == 1 && len(renew) == 0 {
+		errs[0] = s.link.client.Do(s.ctx, cmds[0]).Error()
+		return errs, nil
+	}
+	answers, err := s.multi(append(cmds, renew...)...)
+	for i := range errs {
+		if errs[i] = err; err == nil {
+			errs[i] = answers[i].Error()
+		}
+	}
+	return errs, nil
+}
+
+// renewals are the commands that put off the end of a queue declared with
+// x-expires, on all its lists (redis.md section 3.2).
+func (s *store) renewals(queue string) []rueidis.Completed {
+	s.mu.Lock()
+	expires := s.queues[queue].expires
+	s.mu.Unlock()
+	if expires <= 0 {
+		return nil
+	}
+	var out []rueidis.Completed
+	for _, list := range s.keys.prefixed(s.keys.lists(queue)) {
+		out = append(out, s.command("PEXPIRE", list, millis(expires)))
+	}
+	return out
+}

@@ -1,0 +1,215 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/virtual"
+	"github.com/gombu/gombu/wire/kombu"
+)
+
+// Create makes the queue known to this session. Redis has no empty lists, so
+// that nothing is written; of the arguments only x-expires means something.
+func (s *store) Create(_ context.Context, q *driver.Queue) error {
+	if err := s.keys.checkQueue("declare", q.Name); err != nil {
+		return err
+	}
+	var d declared
+	switch v := q.Arguments().Get("x-expires").(type) {
+	case nil:
+	case int64:
+		d.expires = time.Duration(v) * time.Millisecond
+	case int:
+		d.expires = time.Duration(v) * time.Millisecond
+	case int32:
+		d.expires = time.Duration(v) * time.Millisecond
+	case float64:
+		d.expires = time.Duration(v * float64(time.Millisecond))
+	default:
+		return &driver.Error{Op: "declare", Transport: Scheme, Entity: q.Name, Kind: driver.ErrInvalid, Err: errors.New("x-expires: want milliseconds")}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queues[q.Name] = d
+	return nil
+}
+
+// Drop deletes the queue's lists and, from every exchange that this session
+// has bound or routed, its bindings (Kombu removes only those it made itself).
+func (s *store) Drop(ctx context.Context, queue string) error {
+	if err := s.keys.checkQueue("delete", queue); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	delete(s.queues, queue)
+	exchanges := make([]string, 0, len(s.bound))
+	for ex := range s.bound {
+		exchanges = append(exchanges, ex)
+	}
+	s.mu.Unlock()
+	_, err := call(ctx, s, "delete", driver.ErrUncertain, func() (struct{}, error) {
+		cmds := []rueidis.Completed{s.command(append([]string{"UNLINK"}, s.keys.prefixed(s.keys.lists(queue))...)...)}
+		for _, ex := range exchanges {
+			members, err := s.link.client.Do(s.ctx, s.command("SMEMBERS", s.keys.bindings(ex))).AsStrSlice()
+			if err != nil {
+				return struct{}{}, err
+			}
+			members = slices.DeleteFunc(members, func(m string) bool {
+				_, _, q, ok := kombu.ParseBindingMember(m, s.keys.sep)
+				return !ok || q != queue
+			})
+			if len(members) > 0 {
+				cmds = append(cmds, s.command(append([]string{"SREM", s.keys.bindings(ex)}, members...)...))
+			}
+		}
+		_, err := s.multi(cmds...)
+		return struct{}{}, err
+	}, nil)
+	return err
+}
+
+// Purge drops what is ready on all the queue's lists.
+func (s *store) Purge(ctx context.Context, queue string) (int, error) {
+	if err := s.keys.checkQueue("purge", queue); err != nil {
+		return 0, err
+	}
+	return call(ctx, s, "purge", driver.ErrUncertain, func() (int, error) {
+		lists := s.keys.prefixed(s.keys.lists(queue))
+		cmds := s.lengths(lists)
+		cmds = append(cmds, s.command(append([]string{"UNLINK"}, lists...)...))
+		answers, err := s.multi(cmds...)
+		if err != nil {
+			return 0, err
+		}
+		return sum(answers[:len(lists)])
+	}, nil)
+}
+
+// Stat counts what is ready. Who else holds or consumes is not known: -1. A
+// queue without a key that this session did not declare is ErrNotFound, as
+// Kombu's passive declare has it.
+func (s *store) Stat(ctx context.Context, queue string) (driver.QueueInfo, error) {
+	if err := s.keys.checkQueue("inspect", queue); err != nil {
+		return driver.QueueInfo{}, err
+	}
+	n, err := call(ctx, s, "inspect", driver.ErrUnavailable, func() (int, error) {
+		answers, err := s.multi(s.lengths(s.keys.prefixed(s.keys.lists(queue)))...)
+		if err != nil {
+			return 0, err
+		}
+		return sum(answers)
+	}, nil)
+	if err != nil {
+		return driver.QueueInfo{}, err
+	}
+	s.mu.Lock()
+	_, known := s.queues[queue]
+	s.mu.Unlock()
+	if n == 0 && !known {
+		return driver.QueueInfo{}, &driver.Error{Op: "inspect", Transport: Scheme, Entity: queue, Kind: driver.ErrNotFound,
+			Err: errors.New("no key of that name; Redis keeps no empty queues")}
+	}
+	return s.infoOf(queue, n), nil
+}
+
+func (s *store) infoOf(queue string, ready int) driver.QueueInfo {
+	return driver.QueueInfo{Name: queue, Ready: ready, Unsettled: -1, Delayed: -1, Consumers: -1}
+}
+
+func (s *store) lengths(lists []string) []rueidis.Completed {
+	cmds := make([]rueidis.Completed, len(lists))
+	for i, l := range lists {
+		cmds[i] = s.command("LLEN", l)
+	}
+	return cmds
+}
+
+func sum(answers []rueidis.RedisMessage) (int, error) {
+	total := 0
+	for i := range answers {
+		n, err := answers[i].AsInt64()
+		if err != nil {
+			return 0, err
+		}
+		total += int(n)
+	}
+	return total, nil
+}
+
+// Queues lists what has a key, priorities folded in, and what this session
+// declared. It scans the database: for people, not for loops.
+func (s *store) Queues(ctx context.Context) ([]driver.QueueInfo, error) {
+	names := map[string]bool{}
+	s.mu.Lock()
+	for q := range s.queues {
+		names[q] = true
+	}
+	s.mu.Unlock()
+	for cursor := uint64(0); ; {
+		page, err := s.scan(ctx, cursor)
+		if err != nil {
+			return nil, err
+		}
+		for _, key := range page.Elements {
+			name, mine := strings.CutPrefix(key, s.keys.prefix)
+			if q := s.keys.queueOf(name); mine && s.keys.checkQueue("", q) == nil {
+				names[q] = true
+			}
+		}
+		if cursor = page.Cursor; cursor == 0 {
+			break
+		}
+	}
+	sorted := make([]string, 0, len(names))
+	for q := range names {
+		sorted = append(sorted, q)
+	}
+	slices.Sort(sorted)
+	out := make([]driver.QueueInfo, 0, len(sorted))
+	for chunk := range slices.Chunk(sorted, 100) {
+		infos, err := s.countAll(ctx, chunk)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, infos...)
+	}
+	return out, nil
+}
+
+func (s *store) scan(ctx context.Context, cursor uint64) (rueidis.ScanEntry, error) {
+	return call(ctx, s, "list", driver.ErrUnavailable, func() (rueidis.ScanEntry, error) {
+		match := globQuote(s.keys.prefix) + "*"
+		return s.link.client.Do(s.ctx, s.link.client.B().Scan().Cursor(cursor).Match(match).Count(1000).Type("list").Build()).AsScanEntry()
+	}, nil)
+}
+
+func (s *store) countAll(ctx context.Context, queues []string) ([]driver.QueueInfo, error) {
+	return call(ctx, s, "list", driver.ErrUnavailable, func() ([]driver.QueueInfo, error) {
+		var cmds []rueidis.Completed
+		for _, q := range queues {
+			cmds = append(cmds, s.lengths(s.keys.prefixed(s.keys.lists(q)))...)
+		}
+		answers, err := s.multi(cmds...)
+		if err != nil {
+			return nil, err
+		}
+		out := make([]driver.QueueInfo, len(queues))
+		steps := len(s.keys.steps)
+		for i, q := range queues {
+			n, err := sum(answers[i*steps : (i+1)*steps])
+			if err != nil {
+				n = -1 // one of its lists is no list
+			}
+			out[i] = s.infoOf(q, n)
+		}
+		return out, nil
+	}, nil)
+}
+
+var _ virtual.Lister = (*store)(nil)

@@ -1,0 +1,32 @@
+-- Gives claims of a fenced owner back to the list they came from, newest
+-- first, so that the oldest is next. Several processes may do it side by side.
+--
+-- KEYS  1 alive, 2 ledger, 3 own list, 4 list, 5 unacked, 6 unacked_index
+-- ARGV  1 owner, 2 list, 3 tombstone, 4 how many at most, 5 "1": count what
+--       was given back as started once, for nobody knows whether it was
+-- Returns how many are left, -1 when the owner lives. A mirrored claim whose
+-- mirror is gone was taken by a Kombu peer and is not given back.
+if redis.call('EXISTS', KEYS[1]) == 1 then return -1 end
+local base = tonumber(redis.call('HGET', KEYS[2], 'b:' .. ARGV[2]) or 0)
+local mark = tonumber(redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or 0)
+local left = redis.call('LLEN', KEYS[3])
+for _ = 1, math.min(left, tonumber(ARGV[4])) do
+  local text, pos = redis.call('LPOP', KEYS[3]), base + left
+  local ours = text ~= ARGV[3]
+  if pos <= mark then
+    local id = ARGV[1] .. ':' .. ARGV[2] .. ':' .. pos
+    redis.call('ZREM', KEYS[6], id)
+    ours = redis.call('HDEL', KEYS[5], id) == 1 and ours
+  end
+  if ours then
+    if ARGV[5] == '1' and string.find(text, '^{%s*"') and string.sub(text, 1, 12) ~= '{"gombu-try"' then
+      text = '{"gombu-try": 1, ' .. string.sub(text, 2)
+    end
+    redis.call('RPUSH', KEYS[4], text)
+  end
+  left = left - 1
+end
+-- A paused owner may still claim into this list before it learns: those
+-- positions are new ones, not mirrored ones that Python took.
+if mark > base + left then redis.call('HSET', KEYS[2], 'm:' .. ARGV[2], base + left) end
+return left

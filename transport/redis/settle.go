@@ -1,0 +1,217 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/redis/rueidis"
+
+	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/virtual"
+)
+
+// A batch bounds one run of the settle script.
+const (
+	settleBatch = 256
+	settleBytes = 1 << 20
+)
+
+// tombstone marks a settled position; no message starts with NUL and this owner's id.
+func tombstone(owner string) string { return "\x00" + owner }
+
+const tryStart = `{"gombu-try": `
+
+// tries reads the count that an envelope carries as its first member; 0: none.
+func tries(text string) int {
+	rest, ok := strings.CutPrefix(text, tryStart)
+	if !ok {
+		return 0
+	}
+	end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
+	n, err := strconv.Atoi(rest[:max(end, 0)])
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// Settle ends claims, a script for each own list. Requeue and Release put the
+// message back at the head of the list it came from, several in their old
+// order; Requeue counts the attempt in the text. Reject drops, as Kombu does.
+// Delay is ErrUnsupported. A claim that a peer took over is ErrLeaseLost.
+func (s *store) Settle(ctx context.Context, all []virtual.Settlement) error {
+	groups := map[*ownList][]*virtual.Settlement{}
+	var order []*ownList
+	for i := range all {
+		st := &all[i]
+		l := s.listOf(st.Tag)
+		switch st.Err = s.refuse(st); {
+		case st.Err != nil:
+		case l == nil:
+			st.Err = &driver.Error{Op: "settle", Transport: Scheme, Kind: driver.ErrLeaseLost, Err: errors.New("the claim is not of this session")}
+		default:
+			if groups[l] == nil {
+				order = append(order, l)
+			}
+			groups[l] = append(groups[l], st)
+		}
+	}
+	for _, l := range order {
+		g := groups[l]
+		slices.SortFunc(g, func(a, b *virtual.Settlement) int { // newest first: the oldest ends up next
+			return int(b.Tag.ID) - int(a.Tag.ID)
+		})
+		for len(g) > 0 {
+			n := batchSize(g)
+			if err := s.settleBatch(ctx, l, g[:n]); err != nil {
+				return err
+			}
+			g = g[n:]
+		}
+	}
+	return nil
+}
+
+func (s *store) listOf(t driver.Tag) *ownList {
+	list, ok := strings.CutPrefix(t.Ref, s.env.Owner+":")
+	if !ok {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.own[list]
+}
+
+// refuse finds what cannot be done before anything is.
+func (s *store) refuse(st *virtual.Settlement) error {
+	if st.Outcome > driver.Reject || st.Outcome == driver.Delay {
+		return &driver.Error{Op: "settle", Transport: Scheme, Kind: driver.ErrUnsupported, Err: errors.New("Redis lists have no delay")}
+	}
+	if st.Verbatim != "" {
+		if err := s.keys.checkQueue("settle", st.Verbatim); err != nil {
+			return err
+		}
+	}
+	for i := range st.Put {
+		if err := s.keys.checkQueue("settle", st.Put[i].Queue); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func batchSize(g []*virtual.Settlement) int {
+	bytes := 0
+	for i, st := range g {
+		for _, p := range st.Put {
+			bytes += len(p.Raw)
+		}
+		if i > 0 && (i == settleBatch || bytes > settleBytes) {
+			return i
+		}
+	}
+	return len(g)
+}
+
+// settleBatch runs the script once. Its error is the session's.
+func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settlement) error {
+	keys, args, renew := s.settleArgs(l, g)
+	ours, err := call(ctx, s, "settle", driver.ErrUncertain, func() ([]int64, error) {
+		answer := s.script(settleScript, keys, args)
+		if n, err := answer.AsInt64(); err == nil && n == -1 {
+			return nil, s.fenced()
+		}
+		out, err := answer.AsIntSlice()
+		if err == nil && len(out) != len(g) {
+			err = errShort
+		}
+		if len(renew) > 0 && err == nil {
+			s.link.client.DoMulti(s.ctx, renew...)
+		}
+		return out, err
+	}, nil)
+	if err != nil {
+		over := s.Err()
+		for _, st := range g {
+			if st.Err = err; over != nil {
+				st.Err = &driver.Error{Op: "settle", Transport: Scheme, Kind: driver.ErrLeaseLost, Err: over}
+			}
+		}
+		return over
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, st := range g {
+		delete(l.open, st.Tag.ID)
+		if ours[i] == 0 {
+			st.Err = &driver.Error{Op: "settle", Transport: Scheme, Entity: l.queue, Kind: driver.ErrLeaseLost, Err: errors.New("a peer restored the message")}
+		}
+	}
+	return nil
+}
+
+func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []string, renew []rueidis.Completed) {
+	keys = []string{s.keys.alive(s.env.Owner), s.keys.ledger(s.env.Owner), l.key, s.keys.unacked, s.keys.index, l.source}
+	args = append(make([]string, 0, 3+4*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner))
+	key := func(list string) string {
+		name := s.keys.prefix + list
+		n := slices.Index(keys[5:], name)
+		if n < 0 {
+			n = len(keys) - 5
+			keys = append(keys, name)
+		}
+		return strconv.Itoa(n + 6)
+	}
+	for _, st := range g {
+		what, to := "drop", "0"
+		switch {
+		case st.Verbatim != "":
+			what, to = "move", key(st.Verbatim)
+		case st.Outcome == driver.Requeue:
+			what = "fail"
+		case st.Outcome == driver.Release:
+			what = "head"
+		}
+		args = append(args, strconv.FormatUint(st.Tag.ID, 10), what, to, strconv.Itoa(len(st.Put)))
+		for i := range st.Put {
+			p := &st.Put[i]
+			args = append(args, key(s.keys.list(p.Queue, p.Priority)), string(p.Raw))
+			renew = append(renew, s.renewals(p.Queue)...)
+		}
+	}
+	return keys, args, renew
+}
+
+// release gives claims back that nobody waits for any more. In a goroutine of
+// the session, under the session's context.
+func (s *store) release(claims []virtual.Claim, noAck bool) {
+	if noAck {
+		for i := len(claims) - 1; i >= 0; i-- { // the oldest last: it is next again
+			s.link.client.Do(s.ctx, s.command("RPUSH", s.keys.prefix+claims[i].Tag.Ref, string(claims[i].Raw)))
+		}
+		return
+	}
+	groups := map[*ownList][]*virtual.Settlement{}
+	for i := len(claims) - 1; i >= 0; i-- {
+		if l := s.listOf(claims[i].Tag); l != nil {
+			groups[l] = append(groups[l], &virtual.Settlement{Settlement: driver.Settlement{Tag: claims[i].Tag, Outcome: driver.Release}})
+		}
+	}
+	for l, g := range groups {
+		for batch := range slices.Chunk(g, settleBatch) {
+			keys, args, _ := s.settleArgs(l, batch)
+			if err := s.script(settleScript, keys, args).Error(); err != nil {
+				s.lost(err) // nobody knows of these claims any more: the reaper must find them
+				return
+			}
+			s.mu.Lock()
+			for _, st := range batch {
+				delete(l.open, st.Tag.ID)
+			}
+			s.mu.Unlock()
+		}
+	}
+}

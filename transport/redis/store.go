@@ -1,0 +1,226 @@
+package redis
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/virtual"
+)
+
+// A store is one session. Its goroutines: rueidis's reader and writer, one per
+// command in flight, beat (liveness and mirror), sweeper (taking over), and one
+// per fan-out pattern; Close waits for all of them.
+type store struct {
+	cfg  *Config
+	keys keys
+	env  driver.Env
+	link *link
+	run  string // the server's run id and our client id there, what the alive key says
+
+	ctx    context.Context // ends with the session
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+	slots  chan struct{} // commands in flight
+	wg     sync.WaitGroup
+	stop   chan struct{}  // closed by Close: beat and sweeper end
+	gone   chan struct{}  // closed when Close is done
+	loops  sync.WaitGroup // those two
+
+	track  tracker
+	fanout fanout
+	ticked chan tickReport // from beat to sweeper, newest only
+
+	mu      sync.Mutex
+	err     error
+	closing bool                // nothing new is started
+	closed  bool                // Close was called
+	own     map[string]*ownList // by source list
+	queues  map[string]declared // what this session created
+	bound   map[string]struct{} // exchanges whose bindings this session has seen
+	warned  map[string]bool
+}
+
+// declared is what Create was told of a queue.
+type declared struct {
+	expires time.Duration // x-expires; 0: never
+}
+
+var (
+	_ virtual.Store       = (*store)(nil)
+	_ virtual.Router      = (*store)(nil)
+	_ virtual.Broadcaster = (*store)(nil)
+	_ virtual.Lister      = (*store)(nil)
+)
+
+// Info says what Redis lists can do.
+func (s *store) Info() virtual.Info { return info }
+
+var info = virtual.Info{
+	Bytes:  true,
+	Atomic: true,
+	Queue:  driver.QueueFeatures{Requeue: true, Priority: true, Ordered: true, Durable: true},
+}
+
+// Done is closed when the session is over.
+func (s *store) Done() <-chan struct{} { return s.done }
+
+// Err says why it is over; nil before.
+func (s *store) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// end makes the session over, once. From any goroutine.
+func (s *store) end(err error) {
+	s.mu.Lock()
+	first := s.err == nil
+	if first {
+		s.err = err
+	}
+	s.closing = true
+	s.mu.Unlock()
+	if first {
+		close(s.done)
+		s.cancel(err)
+		_ = s.link.Conn.Close()
+		s.fanout.hangUp()
+	}
+}
+
+// lost ends the session because its connection broke.
+func (s *store) lost(err error) {
+	s.end(&driver.Error{Op: "session", Transport: Scheme, Entity: s.cfg.Addr, Kind: driver.ErrUnavailable, Err: err})
+}
+
+// fenced ends the session because another process has taken its claims over.
+func (s *store) fenced() error {
+	s.end(&driver.Error{Op: "session", Transport: Scheme, Entity: s.env.Owner, Kind: driver.ErrLeaseLost, Err: errFenced})
+	return s.Err()
+}
+
+// warnOnce tells the operator of something that would otherwise be told for
+// every message.
+func (s *store) warnOnce(entity, detail string) {
+	s.mu.Lock()
+	again := s.warned[entity] || len(s.warned) >= maxWarnings
+	s.warned[entity] = true
+	s.mu.Unlock()
+	if !again {
+		s.env.Notify(driver.Event{Kind: driver.Warning, Entity: entity, Detail: detail})
+	}
+}
+
+const maxWarnings = 1000 // of a session
+
+// spawn starts f on a goroutine that Close waits for; false when it is too late.
+func (s *store) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	s.wg.Go(f)
+	return true
+}
+
+// call runs f, which talks to the server, on a goroutine of the session and
+// waits for it under ctx. The goroutine is what makes a call end with its
+// context: rueidis waits for room in its queue, and for a stalled socket,
+// without one. When the caller has gone, late gets what f still brought.
+func call[T any](ctx context.Context, s *store, op string, kind error, f func() (T, error), late func(T)) (T, error) {
+	var zero T
+	if ctx.Err() != nil {
+		return zero, ended(ctx, op, driver.ErrNotSent)
+	}
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return zero, ended(ctx, op, driver.ErrNotSent)
+	case <-s.done:
+		return zero, s.notSent(op)
+	}
+	type answer struct {
+		v   T
+		err error
+	}
+	answers, gone := make(chan answer), make(chan struct{})
+	started := s.spawn(func() {
+		v, err := f()
+		select {
+		case answers <- answer{v, err}:
+		case <-gone:
+			if late != nil && err == nil {
+				late(v)
+			}
+		}
+		<-s.slots // last: Close counts on it
+	})
+	if !started {
+		<-s.slots
+		return zero, s.notSent(op)
+	}
+	select {
+	case a := <-answers:
+		return a.v, s.failed(op, "", kind, a.err)
+	case <-ctx.Done():
+		close(gone)
+		return zero, ended(ctx, op, kind)
+	}
+}
+
+func (s *store) notSent(op string) error {
+	err := s.Err()
+	if err == nil {
+		err = driver.ErrClosed
+	}
+	return &driver.Error{Op: op, Transport: Scheme, Kind: driver.ErrNotSent, Err: err}
+}
+
+// command builds one command; keys have their prefix already.
+func (s *store) command(args ...string) rueidis.Completed {
+	return s.link.client.B().Arbitrary(args...).Build()
+}
+
+// ask runs one command under ctx.
+func (s *store) ask(ctx context.Context, op string, kind error, args ...string) (rueidis.RedisResult, error) {
+	return call(ctx, s, op, kind, func() (rueidis.RedisResult, error) {
+		r := s.link.client.Do(s.ctx, s.command(args...))
+		return r, redisError(r.Error())
+	}, nil)
+}
+
+// multi runs commands in one transaction and returns what each answered. Under
+// the session's context; for use inside call.
+func (s *store) multi(cmds ...rueidis.Completed) ([]rueidis.RedisMessage, error) {
+	all := make([]rueidis.Completed, 0, len(cmds)+2)
+	all = append(append(append(all, s.command("MULTI")), cmds...), s.command("EXEC"))
+	return execAnswer(s.link.client.DoMulti(s.ctx, all...))
+}
+
+// execAnswer finds what EXEC answered; when the transaction was refused, the
+// reason stands in an answer before it.
+func execAnswer(answers []rueidis.RedisResult) ([]rueidis.RedisMessage, error) {
+	out, err := answers[len(answers)-1].ToArray()
+	if err == nil {
+		return out, nil
+	}
+	for _, a := range answers {
+		if e := a.Error(); e != nil {
+			return nil, e
+		}
+	}
+	return nil, err
+}
+
+// redisError lets nil answers pass: they are answers.
+func redisError(err error) error {
+	if rueidis.IsRedisNil(err) {
+		return nil
+	}
+	return err
+}
