@@ -159,13 +159,22 @@ func (s *source) leave() {
 	s.run.k.standing(s.queue, false)
 }
 
+// slabSize is how many deliveries are allocated at once: few enough that one
+// which is kept long does not hold much memory.
+const slabSize = 16
+
 // receive hands deliveries to the workers until the subscription or s ends.
 func (s *source) receive(rec *reception) error {
 	dst := make([]driver.Incoming, min(max(s.run.k.prefetch(s.queue), 1), 256))
+	var spare []Delivery // one allocation serves several messages
 	for {
 		n, err := rec.rx.Receive(s.ctx, dst)
 		if n > 0 {
-			slab := make([]Delivery, n)
+			if len(spare) < n {
+				spare = make([]Delivery, max(n, slabSize))
+			}
+			slab := spare[:n:n]
+			spare = spare[n:]
 			for i := range slab {
 				slab[i].fill(&dst[i], rec)
 				dst[i] = driver.Incoming{}
