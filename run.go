@@ -243,8 +243,7 @@ func (r *run) call(ctx context.Context, d *Delivery, bad error) (err error) {
 
 // finish settles d as the handler's error says.
 func (r *run) finish(ctx context.Context, d *Delivery, err error) {
-	var v *verdict
-	switch {
+	switch v, decided := errors.AsType[*verdict](err); {
 	case d.Settled() || r.cfg.NoAck || d.state.Load() == stDetached:
 		if err != nil {
 			r.c.log.Warn("gombu: handler returned an error for what is settled already", "queue", d.Queue, "err", err)
@@ -257,7 +256,7 @@ func (r *run) finish(ctx context.Context, d *Delivery, err error) {
 	case d.undecodable(err):
 		d.fault = err
 		r.bad(ctx, d, err)
-	case errors.As(err, &v):
+	case decided:
 		r.c.log.Info("gombu: handler decided", "queue", d.Queue, "verdict", stateWord[v.state], "err", err)
 		r.decide(d, v)
 	default:
