@@ -115,12 +115,8 @@ func (p *post) add(ctx context.Context, batch []driver.Outgoing, i int, e envelo
 		}
 		return c.unroutable(m)
 	}
-	if c.info.Bytes && e.raw == nil {
-		e.id = c.NewID()
-		var err error
-		if e.raw, err = kombu.AppendEnvelope(nil, m, e.id); err != nil {
-			return err
-		}
+	if err := c.encode(m, &e); err != nil {
+		return err
 	}
 	item := Item{Priority: m.Props.Priority, TTL: m.Props.Expiration, Msg: m, Raw: e.raw, ID: e.id}
 	for n, q := range s.queues {
@@ -138,6 +134,18 @@ func (p *post) add(ctx context.Context, batch []driver.Outgoing, i int, e envelo
 		p.broadcast(ctx, batch, i, exchange, item)
 	}
 	return nil
+}
+
+// encode makes the envelope where the store wants one and it was not made yet.
+func (c *conn) encode(m *driver.Outgoing, e *envelope) (err error) {
+	switch {
+	case !c.info.Bytes:
+		return c.checkHeaders(m.Props.Headers, m.Props.Extra)
+	case e.raw == nil:
+		e.id = c.NewID()
+		e.raw, err = kombu.AppendEnvelope(nil, m, e.id)
+	}
+	return err
 }
 
 // broadcast adds to the run of messages for one exchange and key.
