@@ -5,15 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
 const (
-	bufferLimit = 1 << 20   // bytes waiting for the socket before reserve waits
+	bufferLimit = 1 << 20  // bytes waiting for the socket before reserve waits
 	writeChunk  = 32 << 10 // bytes given to the socket under one deadline
-	spareLimit  = 4 << 20   // a larger buffer is not kept for the next time
+	spareLimit  = 4 << 20  // a larger buffer is not kept for the next time
 )
 
 // A link is the net.Conn that amqp091 gets. amqp091 writes while it holds the
@@ -65,6 +66,7 @@ func (l *link) reserve(ctx context.Context, n int) error {
 		}
 		if len(l.pending)+l.reserved < bufferLimit {
 			l.reserved += n
+			l.pending = slices.Grow(l.pending, n) // a large body arrives in frames
 			l.mu.Unlock()
 			return nil
 		}
