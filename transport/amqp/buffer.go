@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +66,7 @@ func (l *link) reserve(ctx context.Context, n int) error {
 		}
 		if len(l.pending)+l.reserved < bufferLimit {
 			l.reserved += n
+			l.pending = slices.Grow(l.pending, n) // a large body arrives in frames
 			l.mu.Unlock()
 			return nil
 		}

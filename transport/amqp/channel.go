@@ -14,9 +14,13 @@ import (
 // that goes on there.
 type channel struct {
 	*amqp091.Channel
+	conn *amqp091.Connection
 	over chan struct{} // closed after err is set
 	err  error
 }
+
+// ended is true from the first moment; over follows when the reason is known.
+func (c *channel) ended() bool { return c.conn.IsClosed() || c.IsClosed() }
 
 // open opens a channel and runs setup on it. When ctx ends first, whatever is
 // still opened is closed again.
@@ -82,7 +86,7 @@ func (s *session) dropChannel() {
 // follow watches ch until it ends. It runs inside a spawned call, so Close
 // already waits.
 func (s *session) follow(ch *amqp091.Channel) *channel {
-	c := &channel{Channel: ch, over: make(chan struct{})}
+	c := &channel{Channel: ch, conn: s.conn, over: make(chan struct{})}
 	closes := ch.NotifyClose(make(chan *amqp091.Error, 1))
 	s.wg.Go(func() {
 		e := <-closes

@@ -200,7 +200,7 @@ func openReceiver(t testing.TB, s driver.Conn, cfg driver.ReceiverConfig) driver
 // publish sends and returns the outcome of each message, in order.
 func publish(t testing.TB, s driver.Conn, messages ...driver.Outgoing) []error {
 	t.Helper()
-	n := openSender(t, s, driver.SenderConfig{Window: 100})
+	n := openSender(t, s, driver.SenderConfig{Window: max(1, len(messages))})
 	defer n.Close(testContext(t))
 	return submit(t, n, messages...)
 }

@@ -17,6 +17,7 @@ type proxy struct {
 
 	mu      sync.Mutex
 	resume  chan struct{} // closed while bytes flow to the broker
+	speak   chan struct{} // closed while bytes flow from it
 	clients []net.Conn
 	brokers []net.Conn
 }
@@ -29,8 +30,9 @@ func proxied(t *testing.T, cfg Config) (Config, *proxy) {
 		t.Fatal(err)
 	}
 	full := cfg.withDefaults()
-	p := &proxy{t: t, target: full.address(), l: l, resume: make(chan struct{})}
+	p := &proxy{t: t, target: full.address(), l: l, resume: make(chan struct{}), speak: make(chan struct{})}
 	close(p.resume)
+	close(p.speak)
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		l.Close()
@@ -62,12 +64,12 @@ func (p *proxy) accept() {
 		p.mu.Lock()
 		p.clients, p.brokers = append(p.clients, client), append(p.brokers, broker)
 		p.mu.Unlock()
-		p.wg.Go(func() { p.copy(broker, client, true) })
-		p.wg.Go(func() { p.copy(client, broker, false) })
+		p.wg.Go(func() { p.copy(broker, client, &p.resume) })
+		p.wg.Go(func() { p.copy(client, broker, &p.speak) })
 	}
 }
 
-func (p *proxy) copy(dst, src net.Conn, stallable bool) {
+func (p *proxy) copy(dst, src net.Conn, gate *chan struct{}) {
 	defer dst.Close()
 	defer src.Close()
 	buf := make([]byte, 32<<10)
@@ -76,12 +78,10 @@ func (p *proxy) copy(dst, src net.Conn, stallable bool) {
 		if err != nil {
 			return
 		}
-		if stallable {
-			p.mu.Lock()
-			resume := p.resume
-			p.mu.Unlock()
-			<-resume
-		}
+		p.mu.Lock()
+		open := *gate
+		p.mu.Unlock()
+		<-open
 		if _, err := dst.Write(buf[:n]); err != nil {
 			return
 		}
@@ -89,14 +89,17 @@ func (p *proxy) copy(dst, src net.Conn, stallable bool) {
 }
 
 // stall stops reading from the sessions; the returned function goes on.
-func (p *proxy) stall() (flow func()) {
+func (p *proxy) stall() (flow func()) { return p.shut(&p.resume) }
+
+// mute stops what the broker says.
+func (p *proxy) mute() (flow func()) { return p.shut(&p.speak) }
+
+func (p *proxy) shut(gate *chan struct{}) (open func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	resume := make(chan struct{})
-	p.resume = resume
-	return sync.OnceFunc(func() {
-		close(resume)
-	})
+	closed := make(chan struct{})
+	*gate = closed
+	return sync.OnceFunc(func() { close(closed) })
 }
 
 // cut closes all links.

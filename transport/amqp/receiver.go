@@ -179,7 +179,7 @@ func (r *receiver) pump(c *consumer, deliveries <-chan amqp091.Delivery) {
 		r.arrive(incoming(r.cfg.Queue, r.name, &d))
 	}
 	r.mu.Lock()
-	cancelled := !c.stopping && !r.ch.IsClosed()
+	cancelled := !c.stopping && !r.ch.ended()
 	r.mu.Unlock()
 	if cancelled {
 		r.end(failure("consume", r.cfg.Queue, driver.ErrNotFound, errors.New("the broker cancelled the consumer: the queue was deleted or moved")))
@@ -234,6 +234,9 @@ func (r *receiver) Receive(ctx context.Context, dst []driver.Incoming) (int, err
 
 // take hands out what is there, in the broker's order.
 func (r *receiver) take(ctx context.Context, dst []driver.Incoming) (int, error) {
+	if r.ch.ended() {
+		return 0, nil // the broker has them again
+	}
 	if r.cfg.NoAck {
 		return r.takeAcked(ctx, dst)
 	}
@@ -338,7 +341,7 @@ func (r *receiver) pause(ctx context.Context, c *consumer) error {
 // unsettled.
 func (r *receiver) Close(ctx context.Context) error {
 	r.end(failure("consume", r.cfg.Queue, driver.ErrClosed, nil))
-	if r.ch.IsClosed() {
+	if r.ch.ended() {
 		return nil
 	}
 	return r.changing(ctx, "close consumer", r.ch.Close)

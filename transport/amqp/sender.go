@@ -129,7 +129,7 @@ func (n *sender) submit(ctx context.Context, m *driver.Outgoing, p *amqp091.Publ
 		n.pending[last].confirm = confirm
 	}
 	n.mu.Unlock()
-	if n.ch.IsClosed() { // Outcomes may be waiting for this last one
+	if n.ch.ended() { // Outcomes may be waiting for this last one
 		n.tell(n.news)
 	}
 	if err != nil {
@@ -260,7 +260,7 @@ func (n *sender) answered(m *sent, over bool) bool {
 	}
 	select {
 	case <-m.confirm.Done():
-		return m.confirm.Acked() || over || !n.ch.IsClosed()
+		return m.confirm.Acked() || over || !n.ch.ended()
 	default:
 		return over
 	}
@@ -284,7 +284,7 @@ func (m *sent) outcome() error {
 // when it answers.
 func (n *sender) Close(ctx context.Context) error {
 	n.forget()
-	if n.ch.IsClosed() {
+	if n.ch.ended() {
 		return nil
 	}
 	return n.s.call(ctx, "close sender", "", n.ch.Close)

@@ -70,7 +70,7 @@ func (r *receiver) plan(batch []driver.Settlement) []settlement {
 			continue
 		}
 		at, ours := slices.BinarySearch(r.open, item.Tag.ID)
-		if !ours || item.Tag.Ref != r.name || r.ch.IsClosed() {
+		if !ours || item.Tag.Ref != r.name || r.ch.ended() {
 			item.Err = failure("settle", r.cfg.Queue, driver.ErrLeaseLost, nil)
 			continue
 		}
