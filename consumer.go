@@ -97,7 +97,7 @@ func (c *Conn) Run(ctx context.Context, cfg ConsumerConfig, h Handler) error {
 // exist at the start (ErrNotFound), or that another one has exclusively
 // (ErrConflict), or a connection that was refused for good.
 func (k *Consumer) Run(ctx context.Context, h Handler) error {
-	r, err := k.newRun(h)
+	r, err := k.newRun(ctx, h)
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func (k *Consumer) standing(queue string, is bool) {
 	k.announce()
 }
 
-func (k *Consumer) newRun(h Handler) (*run, error) {
+func (k *Consumer) newRun(ctx context.Context, h Handler) (*run, error) {
 	bad := func(text string) error { return &Error{Op: "run", Kind: ErrInvalid, Err: errors.New(text)} }
 	switch {
 	case h == nil:
@@ -149,7 +149,7 @@ func (k *Consumer) newRun(h Handler) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newRun(k, h, accept), nil
+	return newRun(ctx, k, h, accept), nil
 }
 
 // Ready waits until Run is on and every queue's subscription stands in the

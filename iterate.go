@@ -23,12 +23,12 @@ func (c *Conn) Deliveries(ctx context.Context, cfg ConsumerConfig) iter.Seq2[*De
 			over  = make(chan error, 1)
 		)
 		wg.Go(func() {
-			over <- c.Run(ctx, cfg, func(hctx context.Context, d *Delivery) error {
+			over <- c.Run(ctx, cfg, func(_ context.Context, d *Delivery) error {
 				select {
 				case out <- d:
 					return <-taken
 				case <-ctx.Done():
-					return d.Release(context.WithoutCancel(hctx))
+					return errUnstarted
 				}
 			})
 		})

@@ -70,6 +70,17 @@ func (j *jobs) pop() *Delivery {
 	return d
 }
 
+// putBack returns d to the head; false when its reception has been extracted.
+func (j *jobs) putBack(d *Delivery) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if d.rec.extracted {
+		return false
+	}
+	j.list = slices.Insert(j.list, j.head, d)
+	return true
+}
+
 // close lets the workers end; what waits stays for extract.
 func (j *jobs) close() {
 	j.mu.Lock()
@@ -82,6 +93,7 @@ func (j *jobs) close() {
 func (j *jobs) extract(rec *reception) []*Delivery {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	rec.extracted = true
 	var out []*Delivery
 	j.list = slices.DeleteFunc(slices.Delete(j.list, 0, j.head), func(d *Delivery) bool {
 		if d.rec == rec {

@@ -98,6 +98,9 @@ func (p *Producer) route(m *Message, out *driver.Outgoing) {
 			}
 		}
 	}
+	if out.Props.DeliveryMode == 0 {
+		out.Props.DeliveryMode = Persistent
+	}
 	if c.topo.handles.Load() != 0 {
 		if out.Exchange == "" {
 			out.Key = c.BrokerName(out.Key)

@@ -47,12 +47,13 @@ type run struct {
 	err     error // valid after done
 }
 
-func newRun(k *Consumer, h Handler, accept codec.AcceptSet) *run {
+func newRun(ctx context.Context, k *Consumer, h Handler, accept codec.AcceptSet) *run {
 	r := &run{k: k, c: k.c, cfg: &k.cfg, h: h, accept: accept, sources: map[string]*source{}, done: make(chan struct{})}
 	r.jobs.init()
 	r.held.wake = make(chan struct{}, 1)
 	base := context.WithoutCancel(k.c.ctx)
-	r.intake, r.stopIntake = context.WithCancelCause(base)
+	// A child of Run's context: when a handler ends that, nothing begins after it.
+	r.intake, r.stopIntake = context.WithCancelCause(ctx)
 	r.work, r.kill = context.WithCancelCause(base)
 	r.life, r.end = context.WithCancelCause(base)
 	return r
@@ -69,8 +70,6 @@ func (r *run) serve(ctx context.Context) error {
 		}
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { r.stopIntake(context.Cause(ctx)) })
-	defer stop()
 	r.k.mu.Lock()
 	queues := append([]string(nil), r.k.queues...)
 	r.k.mu.Unlock()
@@ -212,6 +211,10 @@ func (r *run) worker() {
 		if d.rec.over.Load() {
 			continue // its session is lost and the broker delivers it again
 		}
+		if r.intake.Err() != nil {
+			r.unstarted(d)
+			return
+		}
 		r.busy.Add(1)
 		r.handle(d)
 		r.busy.Add(-1)
@@ -241,6 +244,17 @@ func (r *run) call(ctx context.Context, d *Delivery, bad error) (err error) {
 	return r.h(ctx, d)
 }
 
+// errUnstarted is returned by a handler of ours that has not begun.
+var errUnstarted = errors.New("not begun")
+
+// unstarted returns d to the head of what waits, to be given back with the
+// rest, in order; once the rest has gone back, d goes too: it comes before them.
+func (r *run) unstarted(d *Delivery) {
+	if !r.jobs.putBack(d) {
+		r.settle(d, stRequeued, driver.Release, 0)
+	}
+}
+
 // finish settles d as the handler's error says.
 func (r *run) finish(ctx context.Context, d *Delivery, err error) {
 	switch v, decided := errors.AsType[*verdict](err); {
@@ -253,6 +267,8 @@ func (r *run) finish(ctx context.Context, d *Delivery, err error) {
 			r.failed.forget(d)
 		}
 		r.settle(d, stAcked, driver.Ack, 0)
+	case errors.Is(err, errUnstarted):
+		r.unstarted(d)
 	case d.undecodable(err):
 		d.fault = err
 		r.bad(ctx, d, err)

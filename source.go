@@ -255,6 +255,8 @@ type reception struct {
 	end      context.CancelCauseFunc
 	unhook   func() bool
 
+	extracted bool // its waiting deliveries were taken out; guarded by jobs.mu
+
 	mu      sync.Mutex
 	open    int           // received and not settled
 	idle    chan struct{} // closed when open falls to zero; nil: nobody waits

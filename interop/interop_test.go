@@ -14,7 +14,7 @@ import (
 )
 
 // setup declares exchange and queue in Go and removes them at the end.
-func setup(t *testing.T, conn *gombu.Conn, typ, key string) (exchange, queue string) {
+func setup(t *testing.T, b broker, conn *gombu.Conn, typ, key string) (exchange, queue string) {
 	t.Helper()
 	exchange, queue = name(t, "e"), name(t, "q")
 	topo := gombu.Topology{
@@ -23,7 +23,7 @@ func setup(t *testing.T, conn *gombu.Conn, typ, key string) (exchange, queue str
 		Bindings:  []gombu.Binding{{Exchange: exchange, Queue: queue, Key: key}},
 	}
 	must(t, conn.Declare(t.Context(), topo))
-	drop(t, conn, topo)
+	drop(t, b, topo)
 	return exchange, queue
 }
 
@@ -34,7 +34,7 @@ func TestGoToPython(t *testing.T) {
 		for _, typ := range []string{gombu.Direct, gombu.Topic} {
 			t.Run(typ, func(t *testing.T) {
 				pattern := map[string]string{gombu.Direct: "a.b", gombu.Topic: "a.*"}[typ]
-				exchange, queue := setup(t, conn, typ, pattern)
+				exchange, queue := setup(t, b, conn, typ, pattern)
 				py.do("declare", cmd{"exchange": exchange, "type": typ, "queue": queue, "key": pattern})
 				p := conn.Producer(&gombu.ProducerConfig{Exchange: exchange, Key: "a.b"})
 				values := []any{map[string]any{"hello": "wörld ☃", "n": []any{1.0, nil, true}}, "text é", []byte{0, 0xff, 'x'}}
@@ -66,7 +66,7 @@ func TestPythonToGo(t *testing.T) {
 		for _, typ := range []string{gombu.Direct, gombu.Topic} {
 			t.Run(typ, func(t *testing.T) {
 				pattern := map[string]string{gombu.Direct: "a.b", gombu.Topic: "#.b"}[typ]
-				exchange, queue := setup(t, conn, typ, pattern)
+				exchange, queue := setup(t, b, conn, typ, pattern)
 				py.do("declare", cmd{"exchange": exchange, "type": typ, "queue": queue, "key": pattern})
 				for _, z := range []string{"", "zlib"} {
 					options := cmd{}
@@ -99,7 +99,7 @@ func TestUntaggedDates(t *testing.T) {
 		conn, err := gombu.Open(b.url, &gombu.Config{Codecs: reg})
 		must(t, err)
 		t.Cleanup(func() { must(t, conn.Close()) })
-		exchange, queue := setup(t, conn, gombu.Direct, "k")
+		exchange, queue := setup(t, b, conn, gombu.Direct, "k")
 		py := startPeer(t, b, nil)
 		py.do("declare", cmd{"exchange": exchange, "queue": queue, "key": "k"})
 		type event struct {
@@ -122,7 +122,7 @@ func TestUntaggedDates(t *testing.T) {
 func TestProperties(t *testing.T) {
 	each(t, func(t *testing.T, b broker) {
 		conn := open(t, b, "")
-		exchange, queue := setup(t, conn, gombu.Direct, "k")
+		exchange, queue := setup(t, b, conn, gombu.Direct, "k")
 		py := startPeer(t, b, nil)
 		py.do("declare", cmd{"exchange": exchange, "queue": queue, "key": "k"})
 		m := &gombu.Message{Exchange: exchange, Key: "k", Value: 1, Properties: gombu.Properties{
@@ -179,7 +179,7 @@ func TestPriorities(t *testing.T) {
 		queue := name(t, "q")
 		topo := gombu.Topology{Queues: []gombu.Queue{{Name: queue, MaxPriority: 9}}}
 		must(t, conn.Declare(t.Context(), topo))
-		drop(t, conn, topo)
+		drop(t, b, topo)
 		py := startPeer(t, b, nil)
 		options := cmd{"max_priority": 9}
 		py.do("declare", cmd{"queue": queue, "queue_options": options})
@@ -234,7 +234,7 @@ func TestFanout(t *testing.T) {
 			Bindings:  []gombu.Binding{{Exchange: exchange, Queue: goQueue}},
 		}
 		must(t, conn.Declare(t.Context(), topo))
-		drop(t, conn, gombu.Topology{Exchanges: topo.Exchanges, Queues: []gombu.Queue{{Name: goQueue}, {Name: pyQueue}}})
+		drop(t, b, gombu.Topology{Exchanges: topo.Exchanges, Queues: []gombu.Queue{{Name: goQueue}, {Name: pyQueue}}})
 		py := startPeer(t, b, nil)
 		py.do("declare", cmd{"exchange": exchange, "type": "fanout", "queue": pyQueue})
 		py.do("subscribe", cmd{"queue": pyQueue})
@@ -277,7 +277,7 @@ func TestFanout(t *testing.T) {
 func TestSettling(t *testing.T) {
 	each(t, func(t *testing.T, b broker) {
 		conn := open(t, b, "")
-		exchange, queue := setup(t, conn, gombu.Direct, "k")
+		exchange, queue := setup(t, b, conn, gombu.Direct, "k")
 		py := startPeer(t, b, nil)
 		py.do("declare", cmd{"exchange": exchange, "queue": queue, "key": "k"})
 		send := func(v string) {
@@ -334,7 +334,7 @@ func TestKilledPythonConsumer(t *testing.T) {
 			query = "?visibility_timeout=2"
 		}
 		conn := open(t, b, query)
-		exchange, queue := setup(t, conn, gombu.Direct, "k")
+		exchange, queue := setup(t, b, conn, gombu.Direct, "k")
 		py := startPeer(t, b, map[string]any{"visibility_timeout": 2})
 		py.do("declare", cmd{"exchange": exchange, "queue": queue, "key": "k"})
 		must(t, conn.Producer(nil).Publish(t.Context(), &gombu.Message{Exchange: exchange, Key: "k", Value: "orphan"}))
@@ -349,6 +349,72 @@ func TestKilledPythonConsumer(t *testing.T) {
 	})
 }
 
+// A message that a killed Go consumer left unacked is handled by Python, from
+// one heartbeat after the claim.
+func TestKilledGoConsumer(t *testing.T) {
+	each(t, func(t *testing.T, b broker) {
+		conn := open(t, b, "")
+		exchange, queue := setup(t, b, conn, gombu.Direct, "k")
+		must(t, conn.Producer(nil).Publish(t.Context(), &gombu.Message{Exchange: exchange, Key: "k", Value: "orphan"}))
+		must(t, conn.Shutdown(t.Context())) // no Go process is left to take it back
+		killedGoConsumer(t, b, queue, 2500*time.Millisecond)
+		py := startPeer(t, b, map[string]any{"visibility_timeout": 3})
+		py.do("declare", cmd{"exchange": exchange, "queue": queue, "key": "k"})
+		got := py.do("consume", cmd{"queue": queue, "timeout": 20})
+		if len(got) != 1 || got[0].Body != "orphan" || !got[0].Redelivered {
+			t.Fatalf("python got %+v", got)
+		}
+	})
+}
+
+// One publish to two queues of a topic exchange; the first copy is acked, the
+// second one's consumer is killed: it comes back once, in its own queue only,
+// whoever sweeps.
+func TestOnePublishTwoQueuesOneKilled(t *testing.T) {
+	each(t, func(t *testing.T, b broker) {
+		for _, sweeper := range []string{"python", "go"} {
+			t.Run(sweeper, func(t *testing.T) {
+				conn := open(t, b, "")
+				exchange, first := setup(t, b, conn, gombu.Topic, "x.#")
+				second := name(t, "q2")
+				topo := gombu.Topology{Queues: []gombu.Queue{{Name: second}}, Bindings: []gombu.Binding{{Exchange: exchange, Queue: second, Key: "x.*"}}}
+				must(t, conn.Declare(t.Context(), topo))
+				drop(t, b, topo)
+				must(t, conn.Producer(nil).Publish(t.Context(), &gombu.Message{Exchange: exchange, Key: "x.y", Value: "twice"}))
+				take(t, conn, first, 1, nil)
+				must(t, conn.Close())
+				killedGoConsumer(t, b, second, 2500*time.Millisecond)
+				count := 0
+				if sweeper == "python" {
+					py := startPeer(t, b, map[string]any{"visibility_timeout": 3})
+					py.do("declare", cmd{"exchange": exchange, "type": "topic", "queue": first, "key": "x.#"})
+					py.do("declare", cmd{"exchange": exchange, "type": "topic", "queue": second, "key": "x.*"})
+					count = len(py.do("consume", cmd{"queue": second, "timeout": 20}))
+					count += len(py.do("consume", cmd{"queue": second, "timeout": 2}))
+					py.do("close", nil)
+				} else {
+					query := ""
+					if b.name == "redis" {
+						query = "?visibility_timeout=3"
+					}
+					count = len(take(t, open(t, b, query), second, 1, nil))
+				}
+				last := open(t, b, "")
+				for _, q := range []string{first, second} {
+					info, err := last.Inspect(t.Context(), q)
+					must(t, err)
+					if info.Ready != 0 {
+						t.Errorf("%d more in %s", info.Ready, q)
+					}
+				}
+				if count != 1 {
+					t.Errorf("it came back %d times", count)
+				}
+			})
+		}
+	})
+}
+
 // Python binds, Go publishes at once: a thousand rounds, none missed.
 func TestPythonBindsGoPublishesAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, b broker) {
@@ -357,7 +423,7 @@ func TestPythonBindsGoPublishesAtOnce(t *testing.T) {
 		exchange := name(t, "e")
 		topo := gombu.Topology{Exchanges: []gombu.Exchange{{Name: exchange, Type: gombu.Topic}}}
 		must(t, conn.Declare(t.Context(), topo))
-		drop(t, conn, topo)
+		drop(t, b, topo)
 		py := startPeer(t, b, nil)
 		p := conn.Producer(&gombu.ProducerConfig{Exchange: exchange})
 		missed := 0

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -52,7 +53,51 @@ func TestMain(m *testing.M) {
 	if !slices.Contains(os.Args, "-test.v=true") {
 		slog.SetDefault(slog.New(slog.DiscardHandler))
 	}
+	if queue := os.Getenv(victimQueue); queue != "" {
+		beVictim(os.Getenv(victimURL), queue)
+		return
+	}
 	os.Exit(m.Run())
+}
+
+// A victim is this test binary run once more: a Go consumer that takes a
+// message, says so, and waits to be killed.
+const (
+	victimURL   = "GOMBU_INTEROP_VICTIM_URL"
+	victimQueue = "GOMBU_INTEROP_VICTIM_QUEUE"
+)
+
+func beVictim(url, queue string) {
+	conn, err := gombu.Open(url, nil)
+	if err == nil {
+		err = conn.Run(context.Background(), gombu.ConsumerConfig{Queues: []string{queue}, Prefetch: 1}, func(ctx context.Context, _ *gombu.Delivery) error {
+			fmt.Println("claimed")
+			<-ctx.Done()
+			return nil
+		})
+	}
+	fmt.Println("not killed:", err)
+}
+
+// killedGoConsumer claims one message of queue in another process, waits for a
+// heartbeat of it, and kills it with -9.
+func killedGoConsumer(t *testing.T, b broker, queue string, heartbeat time.Duration) {
+	t.Helper()
+	self, err := os.Executable()
+	must(t, err)
+	c := exec.Command(self)
+	c.Env = append(os.Environ(), victimURL+"="+b.url, victimQueue+"="+queue)
+	out, err := c.StdoutPipe()
+	must(t, err)
+	must(t, c.Start())
+	s := bufio.NewScanner(out)
+	if !s.Scan() || s.Text() != "claimed" {
+		t.Fatalf("the consumer said %q", s.Text())
+	}
+	timer := time.NewTimer(heartbeat)
+	<-timer.C
+	must(t, c.Process.Kill())
+	_ = c.Wait()
 }
 
 // each runs test on every broker.
@@ -243,13 +288,15 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// drop deletes what a test declared.
-func drop(t *testing.T, conn *gombu.Conn, topo gombu.Topology) {
+// drop deletes, when the test is over, what it declared.
+func drop(t *testing.T, b broker, topo gombu.Topology) {
 	t.Helper()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := conn.Delete(ctx, topo, nil); err != nil {
+		conn, err := gombu.Open(b.url, nil)
+		must(t, err)
+		if err := errors.Join(conn.Delete(ctx, topo, nil), conn.Close()); err != nil {
 			t.Errorf("cleanup: %v", err)
 		}
 	})

@@ -186,7 +186,8 @@ func (c *conn) sweep(ctx context.Context) {
 }
 
 // inspect counts. A queue declared here exists even where the store has
-// nothing to show for it, unless the store is ours alone.
+// nothing to show for it, unless the store is ours alone; and where empty and
+// missing look the same, whoever only wants to count gets zeros.
 func (c *conn) inspect(ctx context.Context, op, name string) (driver.QueueInfo, error) {
 	c.sweep(ctx)
 	q, err := c.known(op, name)
@@ -194,7 +195,7 @@ func (c *conn) inspect(ctx context.Context, op, name string) (driver.QueueInfo, 
 		return driver.QueueInfo{}, err
 	}
 	info, err := c.store.Stat(ctx, name)
-	if isNotFound(err) && q != nil && !c.Sole {
+	if isNotFound(err) && (q != nil || op == "inspect") && !c.Sole {
 		info, err = driver.QueueInfo{Consumers: -1}, nil
 	}
 	if err != nil {

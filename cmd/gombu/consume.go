@@ -22,9 +22,9 @@ type consuming struct {
 	ack, format              string
 	accept                   []string
 
-	a      *app
-	idle   *time.Timer
-	enough chan struct{} // closed when there is nothing more to do
+	a    *app
+	idle *time.Timer
+	stop context.CancelFunc // called by a handler, no other begins after it
 
 	mu   sync.Mutex
 	seen int
@@ -33,7 +33,7 @@ type consuming struct {
 }
 
 func (a *app) consume() *cobra.Command {
-	c := &consuming{a: a, enough: make(chan struct{})}
+	c := &consuming{a: a}
 	cmd := &cobra.Command{
 		Use:   "consume",
 		Short: "Consume messages and write them, one a line",
@@ -84,8 +84,8 @@ func (c *consuming) validate() error {
 	case c.prefetch < 1 || c.prefetch > 65535 || c.workers < 1:
 		return usage("--prefetch wants 1 to 65535, --workers at least 1")
 	}
-	if c.ack == "requeue" { // what is held until the end must fit
-		c.prefetch = min(max(c.prefetch, c.count), 65535)
+	if c.ack == "requeue" && c.count > 0 { // what is held until the end must fit, and no more is wanted
+		c.prefetch = min(c.count, 65535)
 	}
 	return nil
 }
@@ -117,6 +117,7 @@ func (c *consuming) run(ctx context.Context) error {
 func (c *consuming) until(ctx context.Context, conn *gombu.Conn) error {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	c.stop = stop
 	c.idle = time.NewTimer(max(c.timeout, time.Second))
 	defer c.idle.Stop()
 	idle := c.idle.C
@@ -137,7 +138,7 @@ func (c *consuming) until(ctx context.Context, conn *gombu.Conn) error {
 		return err
 	case <-ctx.Done():
 	case <-idle:
-	case <-c.enough:
+	case <-run.Done():
 	}
 	c.giveBack()
 	stop()
@@ -162,11 +163,11 @@ func (c *consuming) handle(ctx context.Context, d *gombu.Delivery, bad error) er
 	}
 	if err != nil {
 		c.err = fmt.Errorf("writing a message: %w", err)
-		close(c.enough)
+		c.stop()
 		return d.Release(ctx)
 	}
 	if c.seen++; c.seen == c.count {
-		close(c.enough)
+		c.stop()
 	}
 	switch c.ack {
 	case "requeue":
