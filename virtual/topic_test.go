@@ -38,8 +38,6 @@ func takes(pattern, key []string) bool {
 	return len(key) > 0 && (pattern[0] == "*" || pattern[0] == key[0]) && takes(pattern[1:], key[1:])
 }
 
-func words(s string) []string { return strings.Split(s, ".") }
-
 // The trie agrees with the definition for any three patterns, also after one
 // of them went away.
 func FuzzTopic(f *testing.F) {
