@@ -1,0 +1,501 @@
+package virtual
+
+import (
+	"context"
+	"math"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/wire/kombu"
+)
+
+const (
+	// maxClaim is how many bytes one Claim may hold a server with.
+	maxClaim = 1 << 20
+	// claimWait is how long an idle Claim may block over a socket; it is
+	// interrupted sooner when what is wanted changes.
+	claimWait = 10 * time.Second
+	// forever is the same for an inline store, which then needs no timer.
+	forever = time.Duration(math.MaxInt64)
+)
+
+// receiver takes from one queue. Its credit counts what was received and is
+// not settled, and what waits in its backlog.
+//
+// Over an inline store Receive itself claims, with nobody between. Otherwise a
+// claimer (claimer.go) and the pumps of fan-outs (subscribe.go) fill the
+// backlog, and Receive decodes from there.
+type receiver struct {
+	c       *conn
+	queue   string
+	cfg     driver.ReceiverConfig
+	claimer *claimer // nil over an inline store
+
+	mu       sync.Mutex
+	prefetch int
+	slots    slots
+	backlog  backlog
+	busy     bool               // a Claim for this receiver is running
+	stop     context.CancelFunc // ends that Claim, when it is Receive's own and may block
+	idle     chan struct{}      // closed when busy ends; made by who waits for it
+	over     error
+	closed   bool
+	scratch  *settling
+	pumps    []*pump
+
+	waiting   context.Context    // see interruptible
+	waitingOf context.Context    // its parent
+	cancel    context.CancelFunc // ends it
+
+	wake        chan struct{} // capacity 1: Receive has reason to look again
+	subscribing chan struct{} // capacity 1: held by who changes pumps
+
+	request ClaimRequest // the rest is Receive's alone
+	wants   [1]Want
+	claims  []Claim
+}
+
+func (c *conn) OpenReceiver(ctx context.Context, cfg driver.ReceiverConfig) (driver.Receiver, error) {
+	if err := c.gone("consume"); err != nil {
+		return nil, err
+	}
+	if cfg.Prefetch <= 0 {
+		return nil, c.fail("consume", cfg.Queue, driver.ErrInvalid, "prefetch %d: want 1 or more", cfg.Prefetch)
+	}
+	c.sweep(ctx)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	cfg.Args = nil // nothing here reads them, and they are the caller's
+	if cfg.Tag == "" {
+		cfg.Tag = "ctag." + c.NewID()
+	}
+	r := &receiver{
+		c: c, queue: cfg.Queue, cfg: cfg, prefetch: cfg.Prefetch,
+		wake: make(chan struct{}, 1), subscribing: make(chan struct{}, 1),
+	}
+	if err := c.attach(r); err != nil {
+		return nil, err
+	}
+	c.opened.Lock()
+	c.receivers[r] = struct{}{}
+	c.opened.Unlock()
+	err := r.subscribe(ctx)
+	if err == nil {
+		err = c.gone("consume") // Close may not have seen this receiver
+	}
+	if err == nil && !c.info.Inline {
+		err = c.join(r)
+	}
+	if err != nil {
+		_ = r.Close(ctx) // err is the news
+		return nil, err
+	}
+	return r.withOptions(), nil
+}
+
+func (r *receiver) Features() driver.QueueFeatures { return r.c.info.Queue }
+
+// room is how many deliveries the credit still allows; mu is held. Without
+// acks nothing is ever unsettled.
+func (r *receiver) room() int {
+	switch {
+	case r.prefetch == 0 || r.over != nil:
+		return 0
+	case r.cfg.NoAck:
+		return max(0, r.prefetch-r.backlog.len())
+	}
+	return max(0, r.prefetch-r.slots.n-r.backlog.len())
+}
+
+func (r *receiver) Receive(ctx context.Context, dst []driver.Incoming) (int, error) {
+	if !r.c.info.Inline {
+		return r.receiveBacklog(ctx, dst)
+	}
+	for {
+		room, err := r.begin(ctx, len(dst))
+		if err != nil {
+			return 0, err
+		}
+		n, err := r.claim(ctx, dst[:room])
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
+// receiveBacklog takes from what was claimed for this receiver.
+func (r *receiver) receiveBacklog(ctx context.Context, dst []driver.Incoming) (int, error) {
+	for {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		claims := r.claims[:0]
+		r.mu.Lock()
+		if r.over != nil {
+			r.mu.Unlock()
+			return 0, r.over
+		}
+		for len(claims) < len(dst) && r.backlog.len() > 0 && r.prefetch > 0 {
+			a := r.backlog.pop()
+			in := &dst[len(claims)]
+			*in = driver.Incoming{}
+			r.deliver(&a.Claim, in, a.fan)
+			claims = append(claims, a.Claim)
+		}
+		more := r.cfg.NoAck && len(claims) > 0 && !r.busy
+		r.mu.Unlock()
+		r.claims = claims
+		if more {
+			r.roomChanged()
+		}
+		if n := len(claims); n > 0 {
+			r.decode(claims, dst)
+			clear(claims)
+			return n, nil
+		}
+		select {
+		case <-r.wake:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// begin waits for credit and marks the receiver busy.
+func (r *receiver) begin(ctx context.Context, want int) (int, error) {
+	for {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		r.mu.Lock()
+		if r.over != nil {
+			r.mu.Unlock()
+			return 0, r.over
+		}
+		if room := min(want, r.room()); room > 0 {
+			r.busy = true
+			r.mu.Unlock()
+			return room, nil
+		}
+		r.mu.Unlock()
+		select {
+		case <-r.wake:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// claim asks the store for what is there, and when that is nothing, once more
+// with a wait that SetPrefetch, Close and the queue's end can cut short.
+func (r *receiver) claim(ctx context.Context, dst []driver.Incoming) (int, error) {
+	r.wants[0] = Want{r.queue, len(dst)}
+	r.request = ClaimRequest{Wants: r.wants[:], MaxBytes: maxClaim, Lease: r.cfg.Lease, NoAck: r.cfg.NoAck}
+	claims := r.prepare(dst)
+	n, err := r.c.store.Claim(ctx, r.request, claims)
+	if n == 0 && err == nil {
+		if wait := r.interruptible(ctx); wait != nil {
+			r.request.Wait = forever
+			n, err = r.c.store.Claim(wait, r.request, claims)
+			if n == 0 && wait.Err() != nil && ctx.Err() == nil {
+				err = nil // interrupted: look again why
+			}
+		}
+	}
+	return r.took(claims[:n], dst, err)
+}
+
+// prepare gives each claim the place where a store without bytes writes the
+// message.
+func (r *receiver) prepare(dst []driver.Incoming) []Claim {
+	if cap(r.claims) < len(dst) {
+		r.claims = make([]Claim, len(dst))
+	}
+	claims := r.claims[:len(dst)]
+	for i := range dst {
+		dst[i] = driver.Incoming{}
+		claims[i] = Claim{}
+		if !r.c.info.Bytes {
+			claims[i].Msg = &dst[i]
+		}
+	}
+	return claims
+}
+
+// interruptible returns the context of a Claim that may block, and leaves the
+// way to end it; nil when there is no reason to wait any more. A caller that
+// receives under one context all the time pays for one.
+func (r *receiver) interruptible(ctx context.Context) context.Context {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over != nil || r.prefetch == 0 {
+		return nil
+	}
+	if r.waiting == nil || r.waiting.Err() != nil || !sameContext(r.waitingOf, ctx) {
+		if r.cancel != nil {
+			r.cancel()
+		}
+		r.waiting, r.cancel = context.WithCancel(ctx)
+		r.waitingOf = ctx
+	}
+	r.stop = r.cancel
+	return r.waiting
+}
+
+// sameContext compares contexts, also those of types that == would panic on.
+func sameContext(a, b context.Context) bool {
+	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+}
+
+// took ends a Claim of Receive's own and hands out what it brought. When the
+// receiver ended meanwhile, Close gives it back.
+func (r *receiver) took(claims []Claim, dst []driver.Incoming, err error) (int, error) {
+	r.mu.Lock()
+	for i := range claims {
+		r.deliver(&claims[i], &dst[i], false)
+	}
+	r.rest()
+	over := r.over
+	r.mu.Unlock()
+	switch {
+	case over != nil:
+		return 0, over
+	case len(claims) > 0:
+		r.decode(claims, dst)
+		return len(claims), nil
+	case isNotFound(err):
+		r.vanish(err)
+	}
+	return 0, err
+}
+
+// rest ends busy; mu is held.
+func (r *receiver) rest() {
+	r.busy, r.stop = false, nil
+	if r.idle != nil {
+		close(r.idle)
+		r.idle = nil
+	}
+}
+
+// deliver counts a claim as received; mu is held.
+func (r *receiver) deliver(cl *Claim, in *driver.Incoming, fan bool) {
+	if cl.Msg != nil && cl.Msg != in {
+		*in = *cl.Msg
+	}
+	in.Tag = driver.Tag{}
+	if !r.cfg.NoAck {
+		in.Tag = r.slots.put(cl, fan)
+	}
+	in.Queue, in.ConsumerTag = r.queue, r.cfg.Tag
+	in.Redelivered, in.Attempt = cl.Redelivered, cl.Attempt
+}
+
+// decode reads stored envelopes. A count in the store wins over the
+// envelope's; without any, a message that was never delivered has its first
+// start before it, and one that was has had one where starts are counted.
+func (r *receiver) decode(claims []Claim, dst []driver.Incoming) {
+	if !r.c.info.Bytes {
+		return
+	}
+	for i := range claims {
+		cl, in := &claims[i], &dst[i]
+		if err := kombu.Decode(cl.Raw, in); err != nil {
+			*in = driver.Incoming{Tag: in.Tag, Queue: in.Queue, Raw: append([]byte(nil), cl.Raw...), DecodeErr: err}
+			continue
+		}
+		switch {
+		case cl.Attempt > 0:
+			in.Attempt = cl.Attempt
+		case in.Attempt > 0:
+		case !in.Redelivered:
+			in.Attempt = 1
+		case r.c.info.Queue.Counts == driver.CountStarts:
+			in.Attempt = 2
+		}
+	}
+}
+
+// roomChanged tells those who fill this receiver that there is room, or that
+// there is none any more.
+func (r *receiver) roomChanged() {
+	signal(r.wake)
+	if r.claimer != nil {
+		r.claimer.kick()
+	}
+	r.mu.Lock()
+	pumps := r.pumps
+	r.mu.Unlock()
+	for _, p := range pumps {
+		signal(p.wake)
+	}
+}
+
+// end makes Receive return err from now on. What is unsettled stays so.
+func (r *receiver) end(err error) {
+	r.mu.Lock()
+	if r.over == nil {
+		r.over = err
+	}
+	stop := r.stop
+	r.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+	r.roomChanged()
+}
+
+// vanish ends a receiver whose queue the store no longer has.
+func (r *receiver) vanish(err error) {
+	r.end(err)
+	r.c.env.Notify(driver.Event{Kind: driver.Gone, Entity: r.queue, Detail: "the queue is gone"})
+}
+
+// awaitIdle cuts a blocking Claim short and waits until none is running for
+// this receiver.
+func (r *receiver) awaitIdle(ctx context.Context) error {
+	r.mu.Lock()
+	if !r.busy {
+		r.mu.Unlock()
+		return nil
+	}
+	if r.idle == nil {
+		r.idle = make(chan struct{})
+	}
+	idle, stop := r.idle, r.stop
+	r.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+	if r.claimer != nil {
+		r.claimer.kick()
+	}
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// SetPrefetch with zero waits out a running Claim and gives the backlog back,
+// later claims before earlier ones, so that the store has them in order again.
+func (r *receiver) SetPrefetch(ctx context.Context, n int) error {
+	if n < 0 {
+		return r.c.fail("prefetch", r.queue, driver.ErrInvalid, "%d: want 0 or more", n)
+	}
+	r.mu.Lock()
+	if r.over != nil {
+		r.mu.Unlock()
+		return r.over
+	}
+	r.prefetch = n
+	r.mu.Unlock()
+	r.roomChanged()
+	if n > 0 {
+		return nil
+	}
+	if err := r.awaitIdle(ctx); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	back := r.backlog.giveBack(r.cfg.NoAck)
+	r.mu.Unlock()
+	return r.c.giveBack(ctx, back)
+}
+
+// Close gives back what was delivered as a failed attempt, for it may have
+// been started, and the backlog as never started.
+func (r *receiver) Close(ctx context.Context) error {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return nil
+	}
+	r.closed = true
+	cancel := r.cancel
+	r.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+	r.end(r.c.fail("receive", r.queue, driver.ErrClosed, "the receiver was closed"))
+	if r.claimer != nil {
+		r.c.leave(r)
+	}
+	err := r.unsubscribe(ctx)
+	if idleErr := r.awaitIdle(ctx); idleErr != nil {
+		err = idleErr
+	}
+	r.mu.Lock()
+	back := append(r.slots.drain(), r.backlog.giveBack(r.cfg.NoAck)...)
+	r.mu.Unlock()
+	if backErr := r.c.giveBack(ctx, back); backErr != nil {
+		err = backErr
+	}
+	if detachErr := r.c.detach(ctx, r); detachErr != nil {
+		err = detachErr
+	}
+	r.c.opened.Lock()
+	delete(r.c.receivers, r)
+	r.c.opened.Unlock()
+	if r.c.over() {
+		return nil // the session took everything with it
+	}
+	return err
+}
+
+// giveBack returns claims in order; nothing to do once the session is over.
+func (c *conn) giveBack(ctx context.Context, back []Settlement) error {
+	if len(back) == 0 || c.over() {
+		return nil
+	}
+	return c.store.Settle(ctx, back)
+}
+
+// arrived is a claim or a broadcast that was not received yet.
+type arrived struct {
+	Claim
+	fan bool
+}
+
+// backlog is a queue of arrivals that reuses its array.
+type backlog struct {
+	items []arrived
+	head  int
+}
+
+func (b *backlog) len() int { return len(b.items) - b.head }
+
+func (b *backlog) push(a arrived) {
+	if b.head > 0 && len(b.items) == cap(b.items) {
+		n := copy(b.items, b.items[b.head:])
+		clear(b.items[n:])
+		b.items, b.head = b.items[:n], 0
+	}
+	b.items = append(b.items, a)
+}
+
+func (b *backlog) pop() arrived {
+	a := b.items[b.head]
+	b.items[b.head] = arrived{}
+	if b.head++; b.head == len(b.items) {
+		b.items, b.head = b.items[:0], 0
+	}
+	return a
+}
+
+// giveBack empties the backlog of claims. Broadcasts stay, and so does what
+// was settled by being claimed: nobody would take them back.
+func (b *backlog) giveBack(noAck bool) []Settlement {
+	var back []Settlement
+	for range b.len() {
+		a := b.pop()
+		if a.fan || noAck {
+			defer b.push(a)
+			continue
+		}
+		back = append(back, release(a.Claim.Tag))
+	}
+	return back
+}
