@@ -243,9 +243,10 @@ func (l *link) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// SetDeadline and SetReadDeadline are for amqp091, whose deadlines concern
-// reading only; those for writing are the flusher's.
-func (l *link) SetDeadline(t time.Time) error { return l.Conn.SetReadDeadline(t) }
+// SetDeadline does nothing. amqp091 calls it at the end of the login to clear a
+// deadline of the dialer's, which there is none of here, and may so clear the
+// first heartbeat's: a broker that falls silent then would never be missed.
+func (l *link) SetDeadline(time.Time) error { return nil }
 
 // onIdle registers c; the returned function takes it back.
 func (l *link) onIdle(c chan struct{}) (forget func()) {
