@@ -179,17 +179,12 @@ func FuzzGlob(f *testing.F) {
 		f.Add(s[0], s[1])
 	}
 	f.Fuzz(func(ft *testing.T, pattern, text string) {
-		if len(pattern)+len(text) > 64 || text == "" {
-			return
+		if len(pattern)+len(text) > 64 || text == "" || strings.ContainsFunc(pattern+text, func(r rune) bool { return r > 126 }) {
+			return // ranges of bytes above ASCII depend on the server's machine
 		}
 		t := &tester{TB: ft, raw: raw}
-		t.do("FLUSHDB")
-		t.do("SET", text, "")
-		keys, err := t.do("KEYS", pattern).AsStrSlice()
-		if err != nil {
-			ft.Fatal(err)
-		}
-		if have := globMatch(pattern, text); have != (len(keys) == 1) {
+		fits := t.number("EVAL", "redis.call('FLUSHDB') redis.call('SET', KEYS[1], '') return #redis.call('KEYS', ARGV[1])", "1", text, pattern)
+		if have := globMatch(pattern, text); have != (fits == 1) {
 			ft.Fatalf("pattern %q, text %q: have %v", pattern, text, have)
 		}
 		if !globMatch(globQuote(text), text) {
