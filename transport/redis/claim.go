@@ -32,6 +32,7 @@ type ownList struct {
 // held is an open claim.
 type held struct {
 	at     time.Time
+	size   int
 	text   string // until it is judged
 	judged bool
 	good   bool // it may be mirrored
@@ -261,7 +262,7 @@ func (s *store) moved(t *take, p *parser) []virtual.Claim {
 	t.learn(texts, t.n)
 	for i, text := range texts {
 		pos := top - uint64(len(texts)-1-i)
-		t.open[pos] = held{at: now, text: text}
+		t.open[pos] = held{at: now, size: len(text), text: text}
 		out[i] = claimOf(t.queue, text)
 		out[i].Tag = driver.Tag{ID: pos, Ref: t.ref}
 	}
