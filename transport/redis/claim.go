@@ -3,7 +3,8 @@ package redis
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -31,6 +32,7 @@ type ownList struct {
 // held is an open claim.
 type held struct {
 	at     time.Time
+	size   int
 	text   string // until it is judged
 	judged bool
 	good   bool // it may be mirrored
@@ -68,25 +70,22 @@ func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual
 	if len(sources) == 0 {
 		return 0, nil
 	}
-	deadline := time.Now().Add(r.Wait)
-	for first := true; ; first = false {
-		room := make([]source, len(sources))
-		copy(room, sources)
+	for deadline := time.Now().Add(r.Wait); ; {
+		if r.Wait > 0 {
+			if err := s.await(ctx, sources, deadline); err != nil {
+				return 0, err
+			}
+		}
 		claims, err := call(ctx, s, "claim", driver.ErrUnavailable, func() ([]virtual.Claim, error) {
-			return s.gather(room, len(dst), r)
+			return s.gather(slices.Clone(sources), len(dst), r)
 		}, func(late []virtual.Claim) { s.release(late, r.NoAck) })
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return 0, context.Cause(ctx)
 		case err != nil:
 			return 0, err
-		case len(claims) > 0:
+		case len(claims) > 0 || !time.Now().Before(deadline):
 			return copy(dst, claims), nil
-		case !first && !time.Now().Before(deadline), r.Wait <= 0:
-			return 0, nil
-		}
-		if err := s.await(ctx, sources, deadline); err != nil {
-			return 0, err
 		}
 	}
 }
@@ -204,7 +203,7 @@ func (s *store) take(takes []take, looks []*source, noAck bool) ([]virtual.Claim
 	ledger := s.keys.ledger(s.env.Owner)
 	for _, t := range takes {
 		if noAck {
-			cmds = append(cmds, s.command("RPOP", t.ownList.source, fmt.Sprint(t.n)))
+			cmds = append(cmds, s.command("RPOP", t.ownList.source, strconv.Itoa(t.n)))
 			continue
 		}
 		cmds = append(cmds, s.command("HSETNX", ledger, "b:"+t.list, "0"))
@@ -263,7 +262,7 @@ func (s *store) moved(t *take, p *parser) []virtual.Claim {
 	t.learn(texts, t.n)
 	for i, text := range texts {
 		pos := top - uint64(len(texts)-1-i)
-		t.open[pos] = held{at: now, text: text}
+		t.open[pos] = held{at: now, size: len(text), text: text}
 		out[i] = claimOf(t.queue, text)
 		out[i].Tag = driver.Tag{ID: pos, Ref: t.ref}
 	}

@@ -20,9 +20,19 @@ var (
 	errSilent = errors.New("the server owes an answer and is silent")
 )
 
-// connect opens a session: one connection, logged in, its server checked, and
-// its owner registered as alive.
+// connect opens a session and starts its goroutines.
 func connect(ctx context.Context, c *Config, env driver.Env) (*store, error) {
+	s, err := greeted(ctx, c, env)
+	if err == nil {
+		s.loops.Go(s.beat)
+		s.loops.Go(s.sweeper)
+	}
+	return s, err
+}
+
+// greeted opens a connection, logs in, checks the server and registers the
+// owner as alive.
+func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.ConnectTimeout)
 	defer cancel()
 	if env.Owner == "" {
@@ -54,8 +64,6 @@ func connect(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 		s.link.shut()
 		return nil, s.Err()
 	}
-	s.loops.Go(s.beat)
-	s.loops.Go(s.sweeper)
 	return s, nil
 }
 

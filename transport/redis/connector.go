@@ -17,18 +17,23 @@ func New(c Config) (driver.Connector, error) {
 	if err != nil {
 		return nil, err
 	}
-	return virtual.New(virtual.Config{
-		Name:      full.name(),
+	return virtual.New(full.engine()), nil
+}
+
+// engine is how the virtual engine runs on this transport.
+func (c *Config) engine() virtual.Config {
+	return virtual.Config{
+		Name:      c.name(),
 		Transport: Scheme,
 		Features:  features,
 		Open: func(ctx context.Context, env driver.Env) (virtual.Store, error) {
-			s, err := connect(ctx, full, env)
+			s, err := connect(ctx, c, env)
 			if err != nil {
 				return nil, err // not a nil *store in an interface
 			}
 			return s, nil
 		},
-	}), nil
+	}
 }
 
 var features = driver.Features{

@@ -2,7 +2,8 @@ package redis
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
+	"slices"
 	"strings"
 	"sync"
 
@@ -13,7 +14,7 @@ import (
 )
 
 // fanout is a session's subscriptions: one connection, opened by the first,
-// and a goroutine for each pattern that is subscribed to.
+// and a goroutine for each subscription.
 type fanout struct {
 	s *store
 
@@ -25,16 +26,12 @@ type fanout struct {
 	wg       sync.WaitGroup
 }
 
-// A pattern is one PSUBSCRIBE. One that is ending stays in the map until the
-// server has taken its PUNSUBSCRIBE, which would hit a newer one too.
+// A pattern is what one PSUBSCRIBE or several stand for. One that is ending
+// stays in the map until the server has taken its PUNSUBSCRIBE, which would hit
+// a newer subscription too.
 type pattern struct {
-	text   string
-	subs   map[*subscription]struct{}
-	ready  chan struct{} // closed when the server confirmed it
-	ended  chan struct{} // closed when it is gone
-	ending bool
-	err    error // set before ended is closed
-	cancel context.CancelFunc
+	users  int
+	ending chan struct{} // closed when it is gone; nil while it is used
 }
 
 func (f *fanout) init(s *store) {
@@ -97,21 +94,29 @@ func (s *store) Subscribe(ctx context.Context, c driver.ReceiverConfig, b []driv
 	if err := s.fanout.connect(ctx); err != nil {
 		return nil, err
 	}
-	sub := &subscription{s: s, queue: c.Queue, wake: make(chan struct{}, 1), size: s.cfg.FanoutBuffer}
+	sub := newSubscription(s, c.Queue)
 	for i := range b {
 		for _, p := range s.patternsOf(&b[i]) {
-			if !sub.has(p) {
+			if !slices.Contains(sub.patterns, p) {
 				sub.patterns = append(sub.patterns, p)
 			}
 		}
 	}
-	for _, p := range sub.patterns {
-		if err := s.fanout.join(ctx, p, sub); err != nil {
-			s.fanout.leave(sub)
-			return nil, err
-		}
+	if len(sub.patterns) == 0 {
+		return nil, &driver.Error{Op: "subscribe", Transport: Scheme, Entity: c.Queue, Kind: driver.ErrInvalid, Err: errors.New("nothing is bound")}
 	}
-	return sub, nil
+	if err := s.fanout.join(ctx, sub); err != nil {
+		return nil, err
+	}
+	select {
+	case <-sub.ready:
+		return sub, nil
+	case <-sub.ended:
+		return nil, s.failed("subscribe", c.Queue, driver.ErrUnavailable, sub.err)
+	case <-ctx.Done():
+		sub.cancel()
+		return nil, ended(ctx, "subscribe", driver.ErrUnavailable)
+	}
 }
 
 // connect opens the connection if nobody has. Its loss ends the session: what
@@ -164,88 +169,85 @@ func (f *fanout) open(ctx context.Context) error {
 	return nil
 }
 
-// join adds sub to the receivers of a pattern and waits until the server has it.
-func (f *fanout) join(ctx context.Context, text string, sub *subscription) error {
+// join starts a subscription, when none of its patterns is just ending.
+func (f *fanout) join(ctx context.Context, sub *subscription) error {
 	for {
-		f.mu.Lock()
-		p := f.patterns[text]
-		switch {
-		case f.over:
-			f.mu.Unlock()
+		wait, over := f.enter(sub)
+		if over {
 			return f.s.notSent("subscribe")
-		case p == nil:
-			p = &pattern{text: text, subs: map[*subscription]struct{}{}, ready: make(chan struct{}), ended: make(chan struct{})}
-			var pctx context.Context
-			pctx, p.cancel = context.WithCancel(f.s.ctx)
-			f.patterns[text] = p
-			f.wg.Go(func() { f.receive(pctx, p) })
 		}
-		ready := p.ready
-		if p.ending {
-			ready = nil
-		} else {
-			p.subs[sub] = struct{}{}
-		}
-		f.mu.Unlock()
-		select {
-		case <-ready:
+		if wait == nil {
 			return nil
-		case <-p.ended:
-			if p.err != nil {
-				return f.s.failed("subscribe", text, driver.ErrUnavailable, p.err)
-			}
+		}
+		select {
+		case <-wait:
 		case <-ctx.Done():
 			return ended(ctx, "subscribe", driver.ErrUnavailable)
 		}
 	}
 }
 
-// receive runs one pattern: PSUBSCRIBE, messages, PUNSUBSCRIBE.
-func (f *fanout) receive(ctx context.Context, p *pattern) {
-	defer p.cancel()
-	var once sync.Once
-	c := f.link.client
-	confirmed := rueidis.WithOnSubscriptionHook(ctx, func(rueidis.PubSubSubscription) { once.Do(func() { close(p.ready) }) })
-	err := c.Receive(confirmed, c.B().Psubscribe().Pattern(p.text).Build(), func(m rueidis.PubSubMessage) { f.dispatch(p, m) })
-	if ctx.Err() != nil && f.s.ctx.Err() == nil {
-		err = c.Do(f.s.ctx, c.B().Punsubscribe().Pattern(p.text).Build()).Error()
-	}
-	f.mu.Lock()
-	delete(f.patterns, p.text)
-	p.err = err
-	f.mu.Unlock()
-	close(p.ended)
-}
-
-func (f *fanout) dispatch(p *pattern, m rueidis.PubSubMessage) {
-	f.mu.Lock()
-	subs := make([]*subscription, 0, len(p.subs))
-	for sub := range p.subs {
-		subs = append(subs, sub)
-	}
-	f.mu.Unlock()
-	for _, sub := range subs {
-		if sub.first(p.text, m.Channel) {
-			sub.push(m.Message)
-		}
-	}
-}
-
-// leave takes sub out of its patterns; one that nobody wants any more ends.
-func (f *fanout) leave(sub *subscription) {
+func (f *fanout) enter(sub *subscription) (wait <-chan struct{}, over bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.over {
+		return nil, true
+	}
 	for _, text := range sub.patterns {
-		p := f.patterns[text]
-		if p == nil {
-			continue
-		}
-		delete(p.subs, sub)
-		if len(p.subs) == 0 && !p.ending {
-			p.ending = true
-			p.cancel()
+		if p := f.patterns[text]; p != nil && p.ending != nil {
+			return p.ending, false
 		}
 	}
+	for _, text := range sub.patterns {
+		if f.patterns[text] == nil {
+			f.patterns[text] = &pattern{}
+		}
+		f.patterns[text].users++
+	}
+	var ctx context.Context
+	ctx, sub.cancel = context.WithCancel(f.s.ctx)
+	f.wg.Go(func() { f.receive(ctx, sub) })
+	return nil, false
+}
+
+// receive runs one subscription: PSUBSCRIBE, messages in the order in which
+// the server sent them, PUNSUBSCRIBE of what nobody else wants.
+func (f *fanout) receive(ctx context.Context, sub *subscription) {
+	defer sub.cancel()
+	c := f.link.client
+	confirmed := rueidis.WithOnSubscriptionHook(ctx, sub.confirm)
+	err := c.Receive(confirmed, c.B().Psubscribe().Pattern(sub.patterns...).Build(), func(m rueidis.PubSubMessage) {
+		if sub.first(m.Pattern, m.Channel) {
+			sub.push(m.Message)
+		}
+	})
+	f.leave(sub)
+	sub.err = err
+	close(sub.ended)
+}
+
+func (f *fanout) leave(sub *subscription) {
+	var unused []string
+	f.mu.Lock()
+	for _, text := range sub.patterns {
+		p := f.patterns[text]
+		if p.users--; p.users == 0 {
+			p.ending = make(chan struct{})
+			unused = append(unused, text)
+		}
+	}
+	f.mu.Unlock()
+	if len(unused) == 0 {
+		return
+	}
+	c := f.link.client
+	_ = c.Do(f.s.ctx, c.B().Punsubscribe().Pattern(unused...).Build()).Error() // it fails when the session is over
+	f.mu.Lock()
+	for _, text := range unused {
+		close(f.patterns[text].ending)
+		delete(f.patterns, text)
+	}
+	f.mu.Unlock()
 }
 
 // hangUp closes the socket: the session is over.
@@ -268,126 +270,4 @@ func (f *fanout) shut() {
 	if l != nil {
 		l.shut()
 	}
-}
-
-// A subscription buffers messages for one receiver. Redis pushes whether or
-// not anybody reads, so that the oldest is dropped when it is full.
-type subscription struct {
-	s        *store
-	queue    string
-	patterns []string
-	size     int
-	wake     chan struct{} // holds one
-
-	mu     sync.Mutex
-	ring   []string // of at most size texts, from head
-	head   int
-	closed bool
-}
-
-func (u *subscription) has(p string) bool {
-	for _, q := range u.patterns {
-		if q == p {
-			return true
-		}
-	}
-	return false
-}
-
-// first says whether p is the first of this subscription's patterns that the
-// channel fits: the server sends the message once for each of them.
-func (u *subscription) first(p, channel string) bool {
-	for _, q := range u.patterns {
-		if q == p {
-			return true
-		}
-		if globMatch(q, channel) {
-			return false
-		}
-	}
-	return false
-}
-
-func (u *subscription) push(text string) {
-	u.mu.Lock()
-	dropped := 0
-	switch {
-	case u.closed:
-	case len(u.ring) < u.size:
-		u.ring = append(u.ring, text)
-	default:
-		u.ring[u.head] = text
-		u.head = (u.head + 1) % u.size
-		dropped = 1
-	}
-	u.mu.Unlock()
-	select {
-	case u.wake <- struct{}{}:
-	default:
-	}
-	if dropped > 0 {
-		u.s.env.Notify(driver.Event{Kind: driver.Dropped, Entity: u.queue, Detail: "the receiver is too slow for its fan-out", N: dropped})
-	}
-}
-
-// Receive returns what is buffered, waiting for at least one message. Text
-// that is no JSON is reported and dropped, as Kombu does.
-func (u *subscription) Receive(ctx context.Context, dst []virtual.Claim) (int, error) {
-	for {
-		n, over := u.pop(dst)
-		switch {
-		case n > 0 || len(dst) == 0:
-			return n, nil
-		case over:
-			return 0, &driver.Error{Op: "receive", Transport: Scheme, Entity: u.queue, Kind: driver.ErrClosed}
-		}
-		select {
-		case <-u.wake:
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
-		case <-u.s.done:
-			return 0, u.s.Err()
-		}
-	}
-}
-
-func (u *subscription) pop(dst []virtual.Claim) (n int, over bool) {
-	u.mu.Lock()
-	texts := make([]string, 0, len(dst))
-	for len(u.ring) > 0 && len(texts) < len(dst) {
-		if u.head > 0 { // straighten it: appending needs the free end
-			u.ring = append(append(make([]string, 0, u.size), u.ring[u.head:]...), u.ring[:u.head]...)
-			u.head = 0
-		}
-		k := min(len(u.ring), len(dst)-len(texts))
-		texts = append(texts, u.ring[:k]...)
-		u.ring = u.ring[:copy(u.ring, u.ring[k:])]
-	}
-	over = u.closed
-	u.mu.Unlock()
-	for _, text := range texts {
-		if !json.Valid([]byte(text)) {
-			u.s.env.Notify(driver.Event{Kind: driver.Warning, Entity: u.queue, Detail: "dropped a fan-out message that is no JSON"})
-			continue
-		}
-		dst[n] = virtual.Claim{Queue: u.queue, Raw: []byte(text)}
-		n++
-	}
-	if n == 0 && len(texts) > 0 { // only garbage: look again
-		return u.pop(dst)
-	}
-	return n, over
-}
-
-// Close ends the subscription; Receive then returns ErrClosed.
-func (u *subscription) Close(context.Context) error {
-	u.s.fanout.leave(u)
-	u.mu.Lock()
-	u.closed = true
-	u.mu.Unlock()
-	select {
-	case u.wake <- struct{}{}:
-	default:
-	}
-	return nil
 }

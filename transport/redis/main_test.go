@@ -27,6 +27,9 @@ import (
 const testDB = 9
 
 func TestMain(m *testing.M) {
+	if os.Getenv("GOMBU_TEST_CHILD") != "" {
+		child()
+	}
 	code := m.Run()
 	if code == 0 {
 		if left := leaked(10 * time.Second); left != "" {
@@ -62,6 +65,14 @@ func leaked(patience time.Duration) string {
 	}
 }
 
+func fromText(url string) (Config, error) {
+	u, err := dsn.Parse(url)
+	if err != nil {
+		return Config{}, err
+	}
+	return FromURL(u, driver.DialConfig{})
+}
+
 func serverURL() string {
 	if u := os.Getenv("GOMBU_TEST_REDIS"); u != "" {
 		return u
@@ -72,11 +83,7 @@ func serverURL() string {
 // serverConfig is that of the shared test server, or skips.
 func serverConfig(t testing.TB) Config {
 	t.Helper()
-	u, err := dsn.Parse(serverURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := FromURL(u, driver.DialConfig{})
+	c, err := fromText(serverURL())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -145,7 +145,7 @@ func (s *store) mirrorArgs(age time.Duration, keys, args *[]string) map[*ownList
 				if bytes >= mirrorBytes || count >= mirrorCount {
 					break
 				}
-				bytes, count, mark = bytes+max(l.size, 1), count+1, pos
+				bytes, count, mark = bytes+l.open[pos].size, count+1, pos
 			}
 			if l.open[pos].good {
 				good = append(good, strconv.FormatUint(pos, 10))

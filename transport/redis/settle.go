@@ -66,13 +66,11 @@ func (s *store) Settle(ctx context.Context, all []virtual.Settlement) error {
 		})
 		for len(g) > 0 {
 			n := batchSize(g)
-			if err := s.settleBatch(ctx, l, g[:n]); err != nil {
-				return err
-			}
+			s.settleBatch(ctx, l, g[:n])
 			g = g[n:]
 		}
 	}
-	return nil
+	return s.Err()
 }
 
 func (s *store) listOf(t driver.Tag) *ownList {
@@ -116,8 +114,8 @@ func batchSize(g []*virtual.Settlement) int {
 	return len(g)
 }
 
-// settleBatch runs the script once. Its error is the session's.
-func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settlement) error {
+// settleBatch runs the script once.
+func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settlement) {
 	keys, args, renew := s.settleArgs(l, g)
 	ours, err := call(ctx, s, "settle", driver.ErrUncertain, func() ([]int64, error) {
 		answer := s.script(settleScript, keys, args)
@@ -140,7 +138,7 @@ func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settle
 				st.Err = &driver.Error{Op: "settle", Transport: Scheme, Kind: driver.ErrLeaseLost, Err: over}
 			}
 		}
-		return over
+		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,7 +148,6 @@ func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settle
 			st.Err = &driver.Error{Op: "settle", Transport: Scheme, Entity: l.queue, Kind: driver.ErrLeaseLost, Err: errors.New("a peer restored the message")}
 		}
 	}
-	return nil
 }
 
 func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []string, renew []rueidis.Completed) {

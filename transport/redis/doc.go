@@ -1,0 +1,77 @@
+// Package redis is Gombu's transport for Redis 6.2 and later, beside Python
+// Kombu peers or alone. Import it for its schemes, or use New.
+//
+// # URL
+//
+//	redis://[user][:password]@host[:6379][/db]
+//	rediss://…                                  TLS; certificate and host name are verified
+//	redis+socket:///path/of/the.sock?virtual_host=db
+//
+// Options are Kombu's transport options as query keys, see Config. Those that
+// have no meaning here are refused with what happens instead. Ours beside
+// them: mirror, lease, priority_high_first, fanout_buffer. For rediss:
+// ssl_cert_reqs, ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_check_hostname;
+// unlike in Kombu, nothing given means that everything is verified.
+//
+// # Mapping
+//
+//	queue               a list for each priority step, its key the queue's name;
+//	                    LPUSH publishes, the right end is next (redis.md 1 and 2)
+//	binding             a member of the set _kombu.binding.<exchange>, with the
+//	                    text that Kombu would store; topics are matched by AMQP's
+//	                    rules, which differ from Kombu's in corner cases
+//	exchange            nothing: its type is what the binder and the publisher declare
+//	fan-out             PUBLISH and PSUBSCRIBE, Kombu's channel names; a binding
+//	                    without a key hears every key, as in AMQP
+//	delivery            LMOVE into a list of the owner's, gombu:own:<owner>:<list>
+//	ack                 the position is marked, settled ends are trimmed (settle.lua)
+//	requeue             back to the head of the same list, several in their old
+//	                    order, counted as the envelope's first member "gombu-try"
+//	reject              dropped, as Kombu does
+//	claim of Python's   an entry of unacked; restored after the visibility timeout
+//	x-expires           PEXPIRE of the queue's lists at each publish and claim
+//
+// A session has one connection, and one more once it subscribes to a fan-out.
+// The keys that it adds are described in keys.go.
+//
+// # Guarantees
+//
+// At least once. A publish that returned nil is in the server's memory, in all
+// its queues or in none (MULTI); how much of that survives a crash of the
+// server is its persistence's. At every moment a message is in a queue, in an
+// owner's list, or settled.
+//
+// Order: first in, first out within a queue and priority step. Priority: low
+// first, as Kombu has it; PriorityHighFirst turns that round for fleets without
+// Python. The number travels unchanged either way.
+//
+// Claims last as long as their session. They come back within some five
+// seconds when its connection is gone, and after the lease (30 s) when it
+// stands and is silent. When a session finds that it was taken over, all its
+// claims are ErrLeaseLost. Time-outs count from the unbroken view of who takes
+// over: a stopped server or a wrong clock makes nobody look dead.
+//
+// Beside Python: claims older than a second are mirrored into Kombu's unacked
+// under an id of ours and renewed each second, so that Python's sweep leaves
+// them alone while we live and restores them, to exactly the queue they came
+// from, when every Go process has died. The window left: they all die within a
+// second of the claim; then those messages wait for the next Go process.
+// Overdue claims of Python peers are restored by our own ticker, to the queues
+// that Kombu's own sweep would choose.
+//
+// A publish that starts after any peer's bind returned reaches the new queue
+// (docs/decisions/010-redis-binding-freshness.md).
+//
+// # Limits
+//
+// No headers exchanges and no bindings between exchanges in the shared table;
+// no delays; no message TTL, no length limits. Queues exist only while they
+// hold something: a queue that this connection has not declared and that is
+// empty is ErrNotFound to Inspect. Unsettled and Consumers are unknown (-1):
+// Redis does not know them. Fan-out has no memory: who is not connected hears
+// nothing, and a receiver too slow for its buffer loses the oldest (event
+// Dropped). At maxmemory the server refuses publishing and claiming alike; any
+// maxmemory-policy but noeviction loses messages (event Warning). Redis Cluster
+// and Sentinel are not supported by this version. An idle Python worker is
+// always served before an idle Go one.
+package redis
