@@ -13,7 +13,7 @@ func TestLeftSeesAGoroutine(t *testing.T) {
 		<-stop
 	}()
 	left := stacks([]string{"leak.TestLeftSeesAGoroutine"})
-	if len(left) != 1 || !strings.Contains(left[0], "chan receive") {
+	if len(left) != 1 || !strings.Contains(left[0], "leak.TestLeftSeesAGoroutine.func1") {
 		t.Errorf("%q", left)
 	}
 	close(stop)
