@@ -33,7 +33,8 @@ func (k *kit) redelivered(end func(*session, driver.Receiver)) {
 		k.wantBodies(back, "1", "3", "4", "5", "6")
 	}
 	for i, m := range back {
-		if m.Redelivered != (i < 3) {
+		// "5" may have waited in the first receiver: RabbitMQ counts that.
+		if i != 3 && m.Redelivered != (i < 3) {
 			k.Errorf("%q: redelivered %v", m.Body, m.Redelivered)
 		}
 	}
