@@ -13,6 +13,7 @@ var concurrencyCases = []testCase{
 	{"ManySendersManyReceivers", manyOfBoth},
 	{"TopologyWhilePublishing", topologyWhilePublishing},
 	{"SettleBesideReceive", settleBeside},
+	{"SmallWindow", smallWindow},
 }
 
 // manyOfBoth: every message is handled once, whoever handles it.
@@ -62,7 +63,7 @@ func manyOfBoth(k *kit) {
 		})
 	}
 	for i := range senders {
-		sender, err := s.publisher.OpenSender(k.ctx, driver.SenderConfig{Window: 50})
+		sender, err := s.publisher.OpenSender(k.ctx, driver.SenderConfig{Window: 256})
 		k.must(err)
 		wg.Go(func() {
 			ms := make([]driver.Outgoing, each)
@@ -140,4 +141,69 @@ func settleBeside(k *kit) {
 	wg.Wait()
 	k.nothing(r)
 	s.ready(q, 0)
+}
+
+// smallWindow: Submit waits for room, which a second goroutine makes, and each
+// message gets one receipt.
+func smallWindow(k *kit) {
+	const n = 60
+	s := k.connect()
+	q := k.name("q")
+	s.declare(driver.Queue{Name: q})
+	sender, err := s.publisher.OpenSender(k.ctx, driver.SenderConfig{Window: 4})
+	k.must(err)
+	ms := numbered(q, n)
+	for i := range ms {
+		ms[i].Seq = uint64(i + 1)
+	}
+	ctx, stop := context.WithCancel(k.ctx)
+	answered := make([]int, n+1)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for open := n; open > 0; {
+			var got [3]driver.Receipt
+			m, err := sender.Outcomes(ctx, got[:])
+			if err != nil {
+				if ctx.Err() == nil {
+					k.Error(err)
+				}
+				return
+			}
+			for _, r := range got[:m] {
+				if r.Err != nil {
+					k.Error(r.Err)
+				}
+				answered[r.Seq]++
+				open--
+			}
+		}
+	})
+	m, err := sender.Submit(k.ctx, ms)
+	if m != n || err != nil {
+		k.Error(m, err)
+	}
+	for i := range ms {
+		if ms[i].Done {
+			answered[i+1]++
+			stop() // done in place: no receipts will come
+		}
+	}
+	wg.Wait()
+	stop()
+	for seq, times := range answered[1:] {
+		if times != 1 {
+			k.Errorf("message %d has %d outcomes", seq+1, times)
+		}
+	}
+	r := s.consume(q, n)
+	k.wantBodies(k.receive(r, n), bodiesOf(ms)...)
+	k.must(sender.Close(k.ctx))
+}
+
+func bodiesOf(ms []driver.Outgoing) []string {
+	out := make([]string, len(ms))
+	for i := range ms {
+		out[i] = string(ms[i].Body)
+	}
+	return out
 }

@@ -210,7 +210,7 @@ func (s *session) declare(what ...any) {
 	s.k.Helper()
 	for _, w := range what {
 		s.k.must(s.apply(step(driver.Declare, w)))
-		if _, isBinding := w.(driver.Binding); !isBinding {
+		if done := step(driver.Delete, w); done.Queue != nil || done.Exchange != nil && done.Exchange.Name != "" {
 			s.k.Cleanup(func() { s.k.remove(w) })
 		}
 	}

@@ -14,7 +14,7 @@ var errorCases = []testCase{
 	{"UnsupportedHeader", unsupportedHeader},
 	{"QueueDeletedWhileConsumed", deletedWhileConsumed},
 	{"ExclusiveConsumer", exclusiveConsumer},
-	{"DefaultExchangeIsTheBrokers", defaultExchangeDenied},
+	{"DefaultExchangeStays", defaultExchangeStays},
 	{"UnknownExchangeType", unknownType},
 }
 
@@ -111,13 +111,19 @@ func exclusiveConsumer(k *kit) {
 	})
 }
 
-func defaultExchangeDenied(k *kit) {
+// Every queue is bound to the default exchange by its name; nobody need, and
+// nobody can, do anything about it.
+func defaultExchangeStays(k *kit) {
 	s := k.connect()
-	s.declare(driver.Queue{Name: k.name("q")})
-	if s.apply(step(driver.Declare, driver.Binding{Exchange: "", Queue: k.name("q"), Key: "k"})) == nil {
-		k.Error("bound to the default exchange")
+	q, other := k.name("q"), k.name("other")
+	s.declare(driver.Exchange{}, driver.Queue{Name: q}, driver.Queue{Name: other}, driver.Binding{Queue: q, Key: q})
+	k.must(s.apply(step(driver.Check, driver.Exchange{})))
+	if s.apply(step(driver.Declare, driver.Binding{ToExchange: "amq.direct", Key: q})) == nil {
+		k.Error("bound an exchange to the default exchange")
 	}
-	s.mustPublish(message("", k.name("q"), "m"))
+	k.must(s.apply(step(driver.Delete, driver.Binding{Queue: q, Key: q})))
+	s.mustPublish(message("", q, "m"))
+	k.wantBodies(k.receive(s.consume(q, 1), 1), "m")
 }
 
 func unknownType(k *kit) {

@@ -32,9 +32,8 @@ func (k *kit) redelivered(end func(*session, driver.Receiver)) {
 	if other.Features().Ordered {
 		k.wantBodies(back, "1", "3", "4", "5", "6")
 	}
-	for i, m := range back {
-		// "5" may have waited in the first receiver: RabbitMQ counts that.
-		if i != 3 && m.Redelivered != (i < 3) {
+	for _, m := range back { // "5" took the credit of "2", and may have been on its way
+		if body := string(m.Body); body != "5" && m.Redelivered != (body < "5") {
 			k.Errorf("%q: redelivered %v", m.Body, m.Redelivered)
 		}
 	}

@@ -89,22 +89,23 @@ func direct(k *kit) {
 
 // AMQP 0-9-1, section 3.1.3.3: * is one word, # none or more.
 func topic(k *kit) {
-	keys := []string{"stock.us.nasdaq", "stock.europe.OSE", "stockxeuropexOSE", "stock", "stock.us", "a.b", "a", "", "a.x.b", "a.x.y.b", "b"}
+	keys := []string{"stock.us.nasdaq", "stock.europe.OSE", "stockxeuropexOSE", "stock", "stock.us", "a.b", "a", "a.x.b", "a.x.y.b", "b", ""}
 	k.route(driver.TypeTopic, table{
 		keys: keys,
 		rows: []row{
 			{"stock.#", []string{"stock.us.nasdaq", "stock.europe.OSE", "stock", "stock.us"}},
 			{"stock.us.*", []string{"stock.us.nasdaq"}},
 			{"#", keys},
-			{"*", []string{"stockxeuropexOSE", "stock", "a", "", "b"}},
+			{"*", []string{"stockxeuropexOSE", "stock", "a", "b"}}, // no words are not one word
 			{"*.*", []string{"stock.us", "a.b"}},
 			{"a.#.b", []string{"a.b", "a.x.b", "a.x.y.b"}},
 			{"#.b", []string{"a.b", "a.x.b", "a.x.y.b", "b"}},
 			{"a.*.b", []string{"a.x.b"}},
 			{"a.b", []string{"a.b"}},
 			{"#.#", keys},
-			{"*.#", keys},
+			{"*.#", keys[:len(keys)-1]},
 			{"a.*.#", []string{"a.b", "a.x.b", "a.x.y.b"}},
+			{"", []string{""}},
 			{"A", nil},
 		},
 	})
