@@ -263,6 +263,10 @@ func (s *session) publish(ms ...driver.Outgoing) []error {
 	return errs
 }
 
+// sendBatch is half the smallest window in use here: one goroutine submits and
+// collects, so it must not fill the window while it submits.
+const sendBatch = 25
+
 // send submits and collects; next is the first unused sequence number.
 func send(ctx context.Context, sender driver.Sender, seq uint64, ms []driver.Outgoing) (errs []error, next uint64, err error) {
 	errs = make([]error, len(ms))
@@ -273,7 +277,7 @@ func send(ctx context.Context, sender driver.Sender, seq uint64, ms []driver.Out
 	}
 	open := 0
 	for from := 0; from < len(ms); {
-		n, err := sender.Submit(ctx, ms[from:min(len(ms), from+100)])
+		n, err := sender.Submit(ctx, ms[from:min(len(ms), from+sendBatch)])
 		if err != nil {
 			return nil, seq, err
 		}
@@ -285,7 +289,7 @@ func send(ctx context.Context, sender driver.Sender, seq uint64, ms []driver.Out
 			}
 		}
 		from += n
-		for open > 0 && (from == len(ms) || open > 100) {
+		for open > 0 && (from == len(ms) || open > sendBatch) {
 			var got [32]driver.Receipt
 			n, err := sender.Outcomes(ctx, got[:])
 			if err != nil {

@@ -121,10 +121,7 @@ func (l *link) Write(p []byte) (int, error) {
 	l.pending = append(l.pending, p...)
 	l.queued += int64(len(p))
 	l.mu.Unlock()
-	select {
-	case l.work <- struct{}{}:
-	default:
-	}
+	tell(l.work)
 	return len(p), nil
 }
 
@@ -204,10 +201,7 @@ func (l *link) end(err error) {
 	l.err = err
 	l.makeRoom()
 	l.mu.Unlock()
-	select {
-	case l.work <- struct{}{}: // so that the flusher sees it
-	default:
-	}
+	tell(l.work) // the flusher is to see it
 	// What was not flushed is lost with the session, and counted as not sent.
 	// A TLS connection's own Close would first write a farewell and wait for it.
 	_ = l.socket.Close()
@@ -230,10 +224,7 @@ func (l *link) Close() error {
 func (l *link) Read(p []byte) (int, error) {
 	if !l.in.ready() {
 		for _, c := range *l.idle.Load() {
-			select {
-			case c <- struct{}{}:
-			default:
-			}
+			tell(c)
 		}
 	}
 	n, err := l.in.read(l.Conn, p)
@@ -271,5 +262,13 @@ func (l *link) changeIdle(change func([]chan struct{}) []chan struct{}) {
 		if l.idle.CompareAndSwap(old, &list) {
 			return
 		}
+	}
+}
+
+// tell puts a token where there is none yet.
+func tell(token chan struct{}) {
+	select {
+	case token <- struct{}{}:
+	default:
 	}
 }

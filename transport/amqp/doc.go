@@ -37,10 +37,11 @@
 // A confirmed message is on the broker; an unroutable one is ErrUnroutable, by
 // matching the broker's return to the message. An error about one message (its
 // exchange is missing, access is refused, it is too large for the broker)
-// closes its Sender: that message gets the error, those before it ErrUncertain
-// unless they were answered, those behind it ErrNotSent. When the link goes,
-// what no byte of had been given to the socket is ErrNotSent, else ErrUncertain. Order
-// is kept per queue and Sender. Higher Priority is sooner, on queues declared
+// closes its channel: that message gets the error, those before it ErrUncertain
+// unless they were answered, those behind it ErrNotSent; when all have their
+// outcome the Sender opens another channel and goes on. When the link goes, a
+// message is ErrUncertain if a byte of it was given to the socket, else
+// ErrNotSent. Order is kept per queue and Sender. Higher Priority is sooner, on queues declared
 // with x-max-priority. A session is lost when the broker is silent for one and
 // a half heartbeats, or reads nothing for WriteTimeout and has not said that it
 // is blocked.
@@ -54,7 +55,9 @@
 // delay. A binding cannot be checked. Properties.Extra has no place on the wire
 // and is left out, as is an empty header table and priority 0, which Kombu
 // sends: its readers take them as given. A user id other than the connection's
-// is ErrInvalid. Sizes of queues are without what is unacknowledged, except in
-// Queues. py-amqp reads a number below -2147483648 in a header as one above
+// is ErrInvalid. An ack is not confirmed: Settle returns when it is on its way, and
+// one that the link takes along is redelivered. Sizes of queues are without what is unacknowledged, except in
+// Queues. After a change of the prefetch as many deliveries as were unsettled
+// then may wait in memory beyond it. py-amqp reads a number below -2147483648 in a header as one above
 // zero. Heartbeat 0 leaves a half-open link undetected.
 package amqp

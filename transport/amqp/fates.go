@@ -23,12 +23,7 @@ var (
 // judge sets the fate of all that is pending, on a channel that is over. n.mu
 // is held.
 func (n *sender) judge() {
-	// Only the broker's own error about this channel names a message.
-	e, ok := errors.AsType[*amqp091.Error](n.ch.err)
-	if !ok || n.s.conn.IsClosed() {
-		e = &amqp091.Error{}
-	}
-	culprit, kind := culpritOf(e)
+	culprit, kind := culpritOf(n.ch.err)
 	last := -1
 	for i := range n.pending {
 		if culprit(&n.pending[i]) && !n.pending[i].acked() {
@@ -48,8 +43,13 @@ func (n *sender) judge() {
 	}
 }
 
-// culpritOf returns a test for the message that e is about, and its outcome.
-func culpritOf(e *amqp091.Error) (func(*sent) bool, error) {
+// culpritOf returns a test for the message that err is about, and its outcome.
+// The end of a session is about none.
+func culpritOf(err error) (func(*sent) bool, error) {
+	e, ok := errors.AsType[*amqp091.Error](err)
+	if !ok {
+		return func(*sent) bool { return false }, nil
+	}
 	if m := refusedExchange.FindStringSubmatch(e.Reason); m != nil {
 		name := m[1]
 		if name == "amq.default" {

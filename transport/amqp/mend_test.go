@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/gombu/gombu/driver"
 	amqp091 "github.com/rabbitmq/amqp091-go"
@@ -118,21 +119,59 @@ func FuzzMend(f *testing.F) {
 	})
 }
 
+// python runs a script with Debian's Kombu, and returns what it prints.
+func python(t *testing.T, script string, args ...string) []byte {
+	t.Helper()
+	out, err := exec.Command("/usr/bin/python3", append([]string{"-c", script, brokerURL()}, args...)...).CombinedOutput()
+	if err != nil {
+		needs(t, "python3-kombu ("+string(out)+")", "scripts/install")
+	}
+	return out
+}
+
+// What amqp091 leaves out of a message, an empty header table and priority 0,
+// Kombu reads as given.
+func TestKombuReads(t *testing.T) {
+	s := connect(t, brokerConfig(t))
+	q := queue(t, s, driver.Queue{})
+	plain, full := to(q, "plain"), to(q, "full")
+	plain.Props = driver.Properties{ContentType: "text/plain", ContentEncoding: "utf-8"}
+	full.Props = plain.Props
+	full.Props.CorrelationID, full.Props.ReplyTo, full.Props.Priority, full.Props.Expiration = "c", "r", 7, 1500*time.Millisecond
+	full.Props.Headers = driver.Headers{
+		{Key: "n", Value: int64(1) << 40}, {Key: "i", Value: -5}, {Key: "list", Value: []any{1.5, nil, true, "x"}},
+		{Key: "map", Value: map[string]any{"deep": uint16(7)}}, {Key: "u32", Value: uint32(math.MaxUint32)},
+	}
+	mustPublish(t, s, plain, full)
+	got := python(t, `
+import sys, json, kombu
+with kombu.Connection(sys.argv[1]) as c:
+    q = kombu.Queue(sys.argv[2], channel=c.default_channel, no_declare=True)
+    for m in (q.get(), q.get()):
+        print(json.dumps([m.payload, m.headers, m.properties.get("priority") or 0, m.properties.get("correlation_id"),
+            m.properties.get("reply_to"), m.properties.get("expiration"), m.properties["delivery_mode"]], sort_keys=True))
+        m.ack()
+`, q)
+	want := `["plain", {}, 0, null, null, null, 2]
+["full", {"i": -5, "list": [1.5, null, true, "x"], "map": {"deep": 7}, "n": 1099511627776, "u32": 4294967295}, 7, "c", "r", "1500", 2]
+`
+	if string(got) != want {
+		t.Fatalf("%s\nwant\n%s", got, want)
+	}
+}
+
 // Python's Kombu sends a whole number of more than 32 bits as field type 'L',
 // which amqp091 cannot read: unmended, such a message ends each connection that
 // receives it, for ever.
 func TestKombuBigIntegerHeaders(t *testing.T) {
 	s := connect(t, brokerConfig(t))
 	q := queue(t, s, driver.Queue{})
-	const script = `
+	python(t, `
 import sys, kombu
 with kombu.Connection(sys.argv[1]) as c:
     c.Producer().publish("hello", exchange="", routing_key=sys.argv[2], headers={
         "big": 5000000000, "negative": -5000000000, "list": [1, 2**62, {"deep": -2**63}], "small": 7, "text": "L"})
-`
-	if out, err := exec.Command("/usr/bin/python3", "-c", script, brokerURL(), q).CombinedOutput(); err != nil {
-		needs(t, "python3-kombu ("+string(out)+")", "scripts/install")
-	}
+`, q)
 	got := receive(t, openReceiver(t, s, driver.ReceiverConfig{Queue: q, Prefetch: 1}), 1)[0].Props.Headers
 	want := driver.Headers{
 		{Key: "big", Value: int64(5000000000)},

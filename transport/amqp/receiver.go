@@ -34,7 +34,8 @@ type receiver struct {
 	err       error              // why gone is closed
 	consumer  *consumer          // nil while intake is stopped
 	consumers int                // started so far
-	ready     []*driver.Incoming // by delivery tag; at most the prefetch
+	limit     int                // the prefetch
+	ready     []*driver.Incoming // by delivery tag
 	next      uint64             // the delivery tag to hand out next
 	open      []uint64           // handed out and not settled, ascending
 	counted   bool               // the queue counts deliveries
@@ -64,7 +65,7 @@ func (s *session) OpenReceiver(ctx context.Context, cfg driver.ReceiverConfig) (
 		args = args.With("x-priority", cfg.Priority)
 	}
 	r := &receiver{
-		s: s, cfg: cfg, next: 1, name: cfg.Tag,
+		s: s, cfg: cfg, next: 1, name: cfg.Tag, limit: cfg.Prefetch,
 		change: make(chan struct{}, 1), settles: make(chan struct{}, 1),
 		arrived: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
@@ -204,10 +205,7 @@ func (r *receiver) arrive(in *driver.Incoming) {
 		i--
 	}
 	r.ready = slices.Insert(r.ready, i, in)
-	select {
-	case r.arrived <- struct{}{}:
-	default:
-	}
+	tell(r.arrived)
 }
 
 // Receive implements driver.Receiver.
@@ -245,10 +243,12 @@ func (r *receiver) take(ctx context.Context, dst []driver.Incoming) (int, error)
 	return r.handOut(dst), nil
 }
 
-// handOut moves the deliveries that are next from ready to open. r.mu is held.
+// handOut moves the deliveries that are next from ready to open, as far as the
+// prefetch goes: the broker does not count those of a cancelled consumer. r.mu
+// is held.
 func (r *receiver) handOut(dst []driver.Incoming) int {
 	n := 0
-	for n < len(dst) && n < len(r.ready) && r.ready[n].Tag.ID == r.next {
+	for n < len(dst) && n < len(r.ready) && r.ready[n].Tag.ID == r.next && (r.cfg.NoAck || len(r.open) < r.limit) {
 		dst[n] = *r.ready[n]
 		r.open = append(r.open, r.next)
 		r.next++
@@ -258,8 +258,8 @@ func (r *receiver) handOut(dst []driver.Incoming) int {
 	return n
 }
 
-// SetPrefetch implements driver.Receiver. While deliveries of the consumer
-// before are unsettled they count beside the new prefetch, not in it.
+// SetPrefetch implements driver.Receiver. As long as deliveries of the consumer
+// before are unsettled, as many may wait here beyond the new prefetch.
 func (r *receiver) SetPrefetch(ctx context.Context, n int) error {
 	if n < 0 || n > math.MaxUint16 {
 		return badPrefetch(r.cfg.Queue, n, 0)
@@ -270,7 +270,9 @@ func (r *receiver) SetPrefetch(ctx context.Context, n int) error {
 	return r.changing(ctx, "set prefetch", func() error {
 		r.mu.Lock()
 		old := r.consumer
+		r.limit = n
 		r.mu.Unlock()
+		tell(r.arrived)
 		switch {
 		case n == 0:
 			return r.pause(context.WithoutCancel(ctx), old)
@@ -315,7 +317,7 @@ func (r *receiver) pause(ctx context.Context, c *consumer) error {
 	}
 	r.mu.Lock()
 	r.consumer = nil
-	n := len(r.ready) // Receive may still take of them, nothing is added
+	n := len(r.ready) // which nothing is added to any more, nor taken from: the limit is 0
 	r.mu.Unlock()
 	done, err := r.beginSettle(ctx, n)
 	if err != nil {

@@ -29,6 +29,7 @@ func (r *receiver) Settle(ctx context.Context, batch []driver.Settlement) error 
 	}
 	defer done()
 	r.write(batch, r.plan(batch))
+	tell(r.arrived) // there is room below the prefetch
 	return nil
 }
 
