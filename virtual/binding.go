@@ -13,8 +13,10 @@ func (c *conn) applyBinding(ctx context.Context, s *driver.Step) error {
 	switch {
 	case (b.Queue == "") == (b.ToExchange == ""):
 		return c.fail("bind", b.Exchange, driver.ErrInvalid, "want a queue or an exchange to bind, and not both")
-	case b.Exchange == "" || b.ToExchange == "" && b.Queue == "":
-		return c.fail("bind", b.Queue+b.ToExchange, driver.ErrDenied, "the default exchange binds every queue by its name")
+	case b.Exchange == "" && b.ToExchange != "":
+		return c.fail("bind", b.ToExchange, driver.ErrDenied, "the default exchange leads to queues only")
+	case b.Exchange == "":
+		return nil // every queue is bound to it by its name, and by nothing else
 	case s.Op == driver.Delete:
 		return c.unbind(ctx, b)
 	case s.Op == driver.Check:
@@ -41,7 +43,7 @@ func (c *conn) bind(ctx context.Context, b *driver.Binding) error {
 	case from == nil:
 		err = c.fail("bind", b.Exchange, driver.ErrNotFound, "no such exchange: declare it first")
 	case err == nil && findBinding(from, to, b) == nil:
-		c.link(&binding{from: from, to: to, key: b.Key, args: cloneHeaders(b.Args)})
+		c.link(&binding{from: from, to: to, key: b.Key, args: CloneHeaders(b.Args)})
 	}
 	c.mu.Unlock()
 	if err != nil || to.exchange != nil {

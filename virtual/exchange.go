@@ -94,7 +94,7 @@ func (e *engine) addExchange(decl *driver.Exchange) *exchange {
 		x = &exchange{from: map[*binding]struct{}{}, to: map[*binding]struct{}{}}
 		e.exchanges[decl.Name] = x
 	}
-	x.decl, x.args, x.assumed, x.index = *decl, cloneHeaders(decl.Args), false, newMatcher(decl.Type)
+	x.decl, x.args, x.assumed, x.index = *decl, CloneHeaders(decl.Args), false, newMatcher(decl.Type)
 	x.decl.Args = nil
 	for b := range x.from {
 		if e.routesHere(b) {
@@ -113,10 +113,11 @@ func (c *conn) applyExchange(ctx context.Context, s *driver.Step) error {
 		x.Alternate = a
 	}
 	x.Args = x.Args.Without("alternate-exchange")
-	if x.Name == "" {
-		return c.fail("declare", "exchange", driver.ErrDenied, "the default exchange belongs to the broker")
-	}
 	switch {
+	case x.Name == "" && s.Op == driver.Delete:
+		return c.fail("delete", "", driver.ErrDenied, "the default exchange belongs to the broker")
+	case x.Name == "":
+		return nil // it is always there
 	case s.Op == driver.Delete:
 		return c.deleteExchange(ctx, x.Name, s.IfUnused)
 	case s.Op == driver.Check || x.Passive:

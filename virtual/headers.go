@@ -87,20 +87,20 @@ func newHeadersBinding(b *binding) *headersBinding {
 	return h
 }
 
-func (x *headersIndex) match(_ string, m *message, s *search) {
+func (x *headersIndex) match(s *search) {
 	s.take(x.always)
-	for _, have := range m.headers {
+	for _, have := range s.message.headers {
 		k := keyOf(have)
-		x.matchKey(k, m, s)
+		x.matchKey(k, s)
 		if k.kind != 0 {
-			x.matchKey(headerKey{name: have.Key}, m, s)
+			x.matchKey(headerKey{name: have.Key}, s)
 		}
 	}
 }
 
-func (x *headersIndex) matchKey(k headerKey, m *message, s *search) {
+func (x *headersIndex) matchKey(k headerKey, s *search) {
 	for _, h := range x.byHeader[k] {
-		if h.takes(m.headers) {
+		if h.takes(s.message.headers) {
 			s.takeOne(h.to)
 		}
 	}

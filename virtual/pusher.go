@@ -132,7 +132,7 @@ func (p *parcel) add(c *conn, m *driver.Outgoing) error {
 	} else {
 		mine.Body = append([]byte(nil), m.Body...)
 	}
-	mine.Props.Headers, mine.Props.Extra = cloneHeaders(m.Props.Headers), cloneHeaders(m.Props.Extra)
+	mine.Props.Headers, mine.Props.Extra = CloneHeaders(m.Props.Headers), CloneHeaders(m.Props.Extra)
 	p.msgs, p.envs, p.ends = append(p.msgs, mine), append(p.envs, e), append(p.ends, len(p.arena))
 	return nil
 }

@@ -44,7 +44,7 @@ func (c *conn) declareQueue(ctx context.Context, decl *driver.Queue) error {
 
 // noteQueue returns the queue when it was not known before.
 func (c *conn) noteQueue(decl *driver.Queue) (*queue, error) {
-	args := cloneHeaders(decl.Arguments())
+	args := CloneHeaders(decl.Arguments())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old := c.queues[decl.Name]

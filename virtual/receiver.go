@@ -2,6 +2,8 @@ package virtual
 
 import (
 	"context"
+	"math"
+	"reflect"
 	"sync"
 	"time"
 
@@ -12,9 +14,11 @@ import (
 const (
 	// maxClaim is how many bytes one Claim may hold a server with.
 	maxClaim = 1 << 20
-	// claimWait is how long an idle Claim may block; it is interrupted sooner
-	// when what is wanted changes.
+	// claimWait is how long an idle Claim may block over a socket; it is
+	// interrupted sooner when what is wanted changes.
 	claimWait = 10 * time.Second
+	// forever is the same for an inline store, which then needs no timer.
+	forever = time.Duration(math.MaxInt64)
 )
 
 // receiver takes from one queue. Its credit counts what was received and is
@@ -40,6 +44,10 @@ type receiver struct {
 	closed   bool
 	scratch  *settling
 	pumps    []*pump
+
+	waiting   context.Context    // see interruptible
+	waitingOf context.Context    // its parent
+	cancel    context.CancelFunc // ends it
 
 	wake        chan struct{} // capacity 1: Receive has reason to look again
 	subscribing chan struct{} // capacity 1: held by who changes pumps
@@ -180,23 +188,20 @@ func (r *receiver) begin(ctx context.Context, want int) (int, error) {
 }
 
 // claim asks the store for what is there, and when that is nothing, once more
-// with a wait that SetPrefetch, Close and the queue's end can cut short. The
-// context for that is allocated, so only an idle receiver pays for it.
+// with a wait that SetPrefetch, Close and the queue's end can cut short.
 func (r *receiver) claim(ctx context.Context, dst []driver.Incoming) (int, error) {
 	r.wants[0] = Want{r.queue, len(dst)}
 	r.request = ClaimRequest{Wants: r.wants[:], MaxBytes: maxClaim, Lease: r.cfg.Lease, NoAck: r.cfg.NoAck}
 	claims := r.prepare(dst)
 	n, err := r.c.store.Claim(ctx, r.request, claims)
 	if n == 0 && err == nil {
-		wait, cancel := context.WithCancel(ctx)
-		if r.interruptible(cancel) {
-			r.request.Wait = claimWait
+		if wait := r.interruptible(ctx); wait != nil {
+			r.request.Wait = forever
 			n, err = r.c.store.Claim(wait, r.request, claims)
 			if n == 0 && wait.Err() != nil && ctx.Err() == nil {
 				err = nil // interrupted: look again why
 			}
 		}
-		cancel()
 	}
 	return r.took(claims[:n], dst, err)
 }
@@ -218,13 +223,29 @@ func (r *receiver) prepare(dst []driver.Incoming) []Claim {
 	return claims
 }
 
-// interruptible leaves the way to end the coming Claim; false when there is no
-// reason to wait any more.
-func (r *receiver) interruptible(cancel context.CancelFunc) bool {
+// interruptible returns the context of a Claim that may block, and leaves the
+// way to end it; nil when there is no reason to wait any more. A caller that
+// receives under one context all the time pays for one.
+func (r *receiver) interruptible(ctx context.Context) context.Context {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stop = cancel
-	return r.over == nil && r.prefetch > 0
+	if r.over != nil || r.prefetch == 0 {
+		return nil
+	}
+	if r.waiting == nil || r.waiting.Err() != nil || !sameContext(r.waitingOf, ctx) {
+		if r.cancel != nil {
+			r.cancel()
+		}
+		r.waiting, r.cancel = context.WithCancel(ctx)
+		r.waitingOf = ctx
+	}
+	r.stop = r.cancel
+	return r.waiting
+}
+
+// sameContext compares contexts, also those of types that == would panic on.
+func sameContext(a, b context.Context) bool {
+	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
 // took ends a Claim of Receive's own and hands out what it brought. When the
@@ -393,7 +414,11 @@ func (r *receiver) Close(ctx context.Context) error {
 		return nil
 	}
 	r.closed = true
+	cancel := r.cancel
 	r.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
 	r.end(r.c.fail("receive", r.queue, driver.ErrClosed, "the receiver was closed"))
 	if r.claimer != nil {
 		r.c.leave(r)

@@ -10,7 +10,7 @@ import (
 type matcher interface {
 	add(b *binding)
 	remove(b *binding)
-	match(key string, m *message, s *search)
+	match(s *search) // for s.message
 }
 
 func newMatcher(typ string) matcher {
@@ -43,14 +43,14 @@ func (x exact) remove(b *binding) {
 	}
 }
 
-func (x exact) match(key string, _ *message, s *search) { s.take(x[key]) }
+func (x exact) match(s *search) { s.take(x[s.message.key]) }
 
 // everyone is a fanout exchange.
 type everyone struct{ all dests }
 
-func (x *everyone) add(b *binding)                        { x.all.add(b.to) }
-func (x *everyone) remove(b *binding)                     { x.all.remove(b.to) }
-func (x *everyone) match(_ string, _ *message, s *search) { s.take(x.all) }
+func (x *everyone) add(b *binding)    { x.all.add(b.to) }
+func (x *everyone) remove(b *binding) { x.all.remove(b.to) }
+func (x *everyone) match(s *search)   { s.take(x.all) }
 
 // message is what routing looks at.
 type message struct {
@@ -60,6 +60,8 @@ type message struct {
 
 // search is the scratch space of one routing caller at a time.
 type search struct {
+	message message
+
 	// What the last route found: queues, each once, and exchanges whose
 	// messages the store itself hands to everyone.
 	queues     []*queue
@@ -126,27 +128,28 @@ func (s *search) visit(x *exchange) {
 	s.exchanges = append(s.exchanges, x)
 }
 
-// route finds where m goes. An error is about this message; s holds what was
-// found until the next call.
-func (c *conn) route(ctx context.Context, m *message, s *search) error {
+// route finds where s.message goes. An error is about this message; s holds what
+// was found until the next call.
+func (c *conn) route(ctx context.Context, s *search) error {
+	m := &s.message
 	s.queues, s.broadcasts, s.exchanges = s.queues[:0], s.broadcasts[:0], s.exchanges[:0]
 	c.mu.RLock()
 	if m.exchange == "" {
-		c.routeDefault(m, s)
+		c.routeDefault(s)
 		c.mu.RUnlock()
 		return nil
 	}
 	x := c.exchanges[m.exchange]
 	c.mu.RUnlock()
 	if x == nil {
-		return c.routeShared(ctx, m.exchange, nil, m, s)
+		return c.routeShared(ctx, m.exchange, nil, s)
 	}
 	if x.decl.Internal {
 		return c.fail("publish", m.exchange, driver.ErrDenied, "an internal exchange")
 	}
 	s.exchanges = append(s.exchanges, x)
 	for i := 0; i < len(s.exchanges); i++ {
-		if err := c.routeThrough(ctx, s.exchanges[i], m, s); err != nil {
+		if err := c.routeThrough(ctx, s.exchanges[i], s); err != nil {
 			return err
 		}
 	}
@@ -154,7 +157,8 @@ func (c *conn) route(ctx context.Context, m *message, s *search) error {
 }
 
 // routeDefault sends to the queue named by the key; mu is held.
-func (c *conn) routeDefault(m *message, s *search) {
+func (c *conn) routeDefault(s *search) {
+	m := &s.message
 	q := c.queues[m.key]
 	if q == nil && !c.Sole && m.key != "" {
 		s.direct.name = m.key
@@ -167,16 +171,16 @@ func (c *conn) routeDefault(m *message, s *search) {
 
 // routeThrough takes one exchange's bindings. Where they lead nowhere, its
 // alternate exchange has its turn.
-func (c *conn) routeThrough(ctx context.Context, x *exchange, m *message, s *search) error {
+func (c *conn) routeThrough(ctx context.Context, x *exchange, s *search) error {
 	s.hits = 0
 	c.mu.RLock()
-	x.index.match(m.key, m, s)
+	x.index.match(s)
 	c.mu.RUnlock()
 	if x.decl.Type == driver.TypeFanout && c.caster != nil {
 		s.broadcasts = append(s.broadcasts, x.decl.Name)
 		return nil
 	}
-	if err := c.routeShared(ctx, x.decl.Name, x, m, s); err != nil {
+	if err := c.routeShared(ctx, x.decl.Name, x, s); err != nil {
 		return err
 	}
 	if s.hits > 0 || x.decl.Alternate == "" {
@@ -192,7 +196,7 @@ func (c *conn) routeThrough(ctx context.Context, x *exchange, m *message, s *sea
 }
 
 // routeShared takes the bindings of the store's shared table.
-func (c *conn) routeShared(ctx context.Context, name string, x *exchange, m *message, s *search) error {
+func (c *conn) routeShared(ctx context.Context, name string, x *exchange, s *search) error {
 	if c.router == nil {
 		return nil
 	}
@@ -206,7 +210,7 @@ func (c *conn) routeShared(ctx context.Context, name string, x *exchange, m *mes
 			s.tables[name] = t
 		}
 	}
-	t.index.match(m.key, m, s)
+	t.index.match(s)
 	return nil
 }
 

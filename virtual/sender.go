@@ -91,6 +91,7 @@ func (p *post) run(ctx context.Context, batch []driver.Outgoing, ready []envelop
 		p.collect(batch, p.c.store.Push(ctx, p.items))
 		clear(p.items)
 	}
+	p.search.message = message{}
 	for i := range batch {
 		batch[i].Done = true
 	}
@@ -103,22 +104,19 @@ func (p *post) add(ctx context.Context, batch []driver.Outgoing, i int, e envelo
 	if limit := c.Config.Features.MaxBody; limit > 0 && len(m.Body) > limit {
 		return c.fail("publish", m.Key, driver.ErrTooLarge, "a body of %d bytes; the limit is %d", len(m.Body), limit)
 	}
-	if err := c.route(ctx, &message{m.Exchange, m.Key, m.Props.Headers}, &p.search); err != nil {
+	s := &p.search
+	s.message = message{m.Exchange, m.Key, m.Props.Headers}
+	if err := c.route(ctx, s); err != nil {
 		return err
 	}
-	s := &p.search
 	if len(s.queues)+len(s.broadcasts) == 0 {
 		if m.NoMandatory {
 			return nil
 		}
 		return c.unroutable(m)
 	}
-	if c.info.Bytes && e.raw == nil {
-		e.id = c.NewID()
-		var err error
-		if e.raw, err = kombu.AppendEnvelope(nil, m, e.id); err != nil {
-			return err
-		}
+	if err := c.encode(m, &e); err != nil {
+		return err
 	}
 	item := Item{Priority: m.Props.Priority, TTL: m.Props.Expiration, Msg: m, Raw: e.raw, ID: e.id}
 	for n, q := range s.queues {
@@ -136,6 +134,18 @@ func (p *post) add(ctx context.Context, batch []driver.Outgoing, i int, e envelo
 		p.broadcast(ctx, batch, i, exchange, item)
 	}
 	return nil
+}
+
+// encode makes the envelope where the store wants one and it was not made yet.
+func (c *conn) encode(m *driver.Outgoing, e *envelope) (err error) {
+	switch {
+	case !c.info.Bytes:
+		return c.checkHeaders(m.Props.Headers, m.Props.Extra)
+	case e.raw == nil:
+		e.id = c.NewID()
+		e.raw, err = kombu.AppendEnvelope(nil, m, e.id)
+	}
+	return err
 }
 
 // broadcast adds to the run of messages for one exchange and key.

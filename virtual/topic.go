@@ -6,7 +6,8 @@ import (
 )
 
 // A trie holds topic patterns word by word: * is exactly one word, # none or
-// more (AMQP 0-9-1, section 3.1.3.3). The root has no word.
+// more (AMQP 0-9-1, section 3.1.3.3). As in RabbitMQ an empty key has no words
+// at all, so that # takes it and * does not; "a." has two. The root has no word.
 type trie struct {
 	root  node
 	nodes uint32 // handed out so far, for marks
@@ -22,7 +23,7 @@ type node struct {
 
 func (t *trie) add(b *binding) {
 	n := &t.root
-	for word := range strings.SplitSeq(b.key, ".") {
+	for _, word := range words(b.key) {
 		slot := n.slot(word)
 		if slot == nil {
 			t.nodes++
@@ -35,9 +36,16 @@ func (t *trie) add(b *binding) {
 	n.dests.add(b.to)
 }
 
+func words(key string) []string {
+	if key == "" {
+		return nil
+	}
+	return strings.Split(key, ".")
+}
+
 // remove takes b's destination out and cuts off what no pattern needs any more.
 func (t *trie) remove(b *binding) {
-	words := strings.Split(b.key, ".")
+	words := words(b.key)
 	path := make([]*node, 1, len(words)+1)
 	path[0] = &t.root
 	for _, word := range words {
@@ -97,11 +105,12 @@ func (n *node) barren() bool {
 // a walk with backtracking would be exponential in the number of #; marks make
 // each node enter a set once, so that a step costs no more than the trie has
 // nodes.
-func (t *trie) match(key string, _ *message, s *search) {
+func (t *trie) match(s *search) {
+	key := s.message.key
 	s.mark.grow(int(t.nodes) + 1)
 	set, next := s.set[:0], s.next[:0]
 	set = s.enter(set, &t.root)
-	for more := true; more && len(set) > 0; {
+	for more := key != ""; more && len(set) > 0; {
 		var word string
 		word, key, more = strings.Cut(key, ".")
 		s.mark.clear()

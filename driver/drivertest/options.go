@@ -1,0 +1,124 @@
+package drivertest
+
+import (
+	"time"
+
+	"github.com/gombu/gombu/driver"
+)
+
+var optionCases = []testCase{
+	{"Move", move},
+	{"MoveVerbatim", moveVerbatim},
+	{"Extend", extend},
+	{"Begin", begin},
+	{"ConnectorIsQuiet", connectorText},
+}
+
+func move(k *kit) {
+	s := k.connect()
+	from, to, x := k.name("from"), k.name("to"), k.name("x")
+	s.declare(driver.Queue{Name: from}, driver.Queue{Name: to}, driver.Exchange{Name: x}, driver.Binding{Exchange: x, Queue: to, Key: "k"})
+	s.mustPublish(numbered(from, 2)...)
+	r := s.consume(from, 1)
+	mover, ok := r.(driver.Mover)
+	if !ok {
+		k.Skip("the receiver cannot move")
+	}
+	in := k.receive(r, 1)
+	moves := []driver.Move{{Tag: in[0].Tag, To: message(x, "nobody", "m")}}
+	k.must(mover.Move(k.ctx, moves))
+	k.wantKind(moves[0].Err, driver.ErrUnroutable)
+	k.nothing(r) // the claim stays
+	moves = []driver.Move{{Tag: in[0].Tag, To: message(x, "k", "moved")}, {Tag: driver.Tag{ID: 1 << 61}, To: message(x, "k", "never")}}
+	k.must(mover.Move(k.ctx, moves))
+	k.must(moves[0].Err)
+	k.wantKind(moves[1].Err, driver.ErrLeaseLost)
+	target := s.consume(to, 5)
+	got := k.receive(target, 1)
+	k.wantBodies(got, "moved")
+	if got[0].Redelivered {
+		k.Error("a moved message is a new one")
+	}
+	k.nothing(target)
+	k.wantBodies(k.receive(r, 1), "2")
+}
+
+func moveVerbatim(k *kit) {
+	s := k.connect()
+	from, to := k.name("from"), k.name("to")
+	s.declare(driver.Queue{Name: from}, driver.Queue{Name: to})
+	m := message("", from, "as it is")
+	m.Props.MessageID, m.Props.Headers = "id", driver.Headers{{Key: "h", Value: "1"}}
+	s.mustPublish(m)
+	r := s.consume(from, 1)
+	mover, ok := r.(driver.Mover)
+	if !ok {
+		k.Skip("the receiver cannot move")
+	}
+	in := k.receive(r, 1)
+	moves := []driver.Move{{Tag: in[0].Tag, To: message("", to, "ignored"), Verbatim: true}}
+	k.must(mover.Move(k.ctx, moves))
+	k.must(moves[0].Err)
+	got := k.receive(s.consume(to, 1), 1)
+	k.wantBodies(got, "as it is")
+	if got[0].Props.MessageID != "id" || got[0].Props.Headers.Get("h") != "1" || got[0].Key != from {
+		k.Errorf("%+v", got[0])
+	}
+	k.must(r.Close(k.ctx))
+	s.ready(from, 0)
+}
+
+func extend(k *kit) {
+	s := k.connect()
+	q := k.name("q")
+	s.declare(driver.Queue{Name: q})
+	s.mustPublish(numbered(q, 1)...)
+	r := s.consume(q, 1)
+	leaser, ok := r.(driver.Leaser)
+	if ok != r.Features().Lease {
+		k.Fatalf("Lease is %v, Leaser %v", r.Features().Lease, ok)
+	}
+	if !ok {
+		k.Skip("claims do not expire")
+	}
+	in := k.receive(r, 1)
+	l := []driver.Lease{{Tag: in[0].Tag}, {Tag: driver.Tag{ID: 1 << 61}}}
+	k.must(leaser.Extend(k.ctx, l, time.Minute))
+	k.must(l[0].Err)
+	k.wantKind(l[1].Err, driver.ErrLeaseLost)
+	k.settle(r, driver.Ack, in...)
+}
+
+func begin(k *kit) {
+	s := k.connect()
+	q := k.name("q")
+	s.declare(driver.Queue{Name: q})
+	s.mustPublish(numbered(q, 1)...)
+	r := s.consume(q, 1)
+	counter, ok := r.(driver.Counter)
+	if !ok {
+		k.Skip("the transport counts by itself or not at all")
+	}
+	k.settle(r, driver.Requeue, k.receive(r, 1)...)
+	in := k.receive(r, 1)
+	starts := []driver.Start{{Tag: in[0].Tag, Attempt: 2}, {Tag: driver.Tag{ID: 1 << 61}, Attempt: 2}}
+	k.must(counter.Begin(k.ctx, starts))
+	k.must(starts[0].Err)
+	k.wantKind(starts[1].Err, driver.ErrLeaseLost)
+	if !starts[0].Moved {
+		k.settle(r, driver.Requeue, in...)
+	}
+	again := k.receive(r, 1)
+	if again[0].Attempt != 3 {
+		k.Errorf("attempt %d after the second start, want 3", again[0].Attempt)
+	}
+}
+
+func connectorText(k *kit) {
+	if k.connector.String() == "" {
+		k.Error("a connector without a text")
+	}
+	if len(k.features.Types) == 0 || k.features.Types[0] == "" {
+		k.Errorf("types %q", k.features.Types)
+	}
+}

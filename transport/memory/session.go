@@ -1,0 +1,355 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/virtual"
+)
+
+var errFull = errors.New("the queue is full")
+
+// session is a broker as one session sees it. Everything in it is guarded by
+// the broker's lock.
+type session struct {
+	b      *broker
+	held   []claim // a claim's tag is its index and how often that was used
+	unused []uint32
+	closed bool
+}
+
+type claim struct {
+	it   *item // nil: free
+	q    *queue
+	uses uint32
+}
+
+func (s *session) Info() virtual.Info {
+	return virtual.Info{Atomic: true, Inline: true, Queue: driver.QueueFeatures{
+		Requeue: true, Priority: true, Ordered: true, Counts: driver.CountDeliveries,
+	}}
+}
+
+func (s *session) Done() <-chan struct{} { return nil }
+func (s *session) Err() error            { return nil }
+
+func (s *session) Create(_ context.Context, q *driver.Queue) error {
+	made, err := newQueue(q)
+	if err != nil {
+		return err
+	}
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	if s.b.queues[q.Name] == nil {
+		s.b.queues[q.Name] = made
+	}
+	return nil
+}
+
+func (s *session) Drop(_ context.Context, queue string) error {
+	s.b.drop(queue)
+	return nil
+}
+
+func (s *session) Purge(_ context.Context, queue string) (int, error) {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	q := s.b.queues[queue]
+	if q == nil {
+		return 0, notFound("purge", queue)
+	}
+	return s.b.purge(q), nil
+}
+
+func (s *session) Stat(_ context.Context, queue string) (driver.QueueInfo, error) {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	q := s.b.queues[queue]
+	if q == nil {
+		return driver.QueueInfo{}, notFound("inspect", queue)
+	}
+	return s.b.info(q), nil
+}
+
+func (s *session) Queues(context.Context) ([]driver.QueueInfo, error) { return s.b.all(), nil }
+
+func (s *session) Push(_ context.Context, items []virtual.Item) error {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	var q *queue
+	for i := range items {
+		it := &items[i]
+		if q == nil || q.name != it.Queue {
+			if q = s.b.queues[it.Queue]; q == nil {
+				it.Err = notFound("publish", it.Queue)
+				continue
+			}
+		}
+		if it.Err = s.b.admit(q, it.Msg); it.Err == nil {
+			s.b.push(q, it, nil)
+		}
+	}
+	return nil
+}
+
+func (s *session) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual.Claim) (int, error) {
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	s.b.mu.Lock()
+	n, err := s.claim(&r, dst)
+	if n > 0 || err != nil || r.Wait <= 0 {
+		s.b.mu.Unlock()
+		return n, err
+	}
+	w := s.b.waiter()
+	var timeout <-chan time.Time
+	if r.Wait < math.MaxInt64 {
+		t := time.NewTimer(r.Wait)
+		defer t.Stop()
+		timeout = t.C
+	}
+	for {
+		s.b.await(w, r.Wants)
+		s.b.mu.Unlock()
+		over := false
+		select {
+		case <-w.ch:
+		case <-timeout:
+			over = true
+		case <-ctx.Done():
+			over = true
+		}
+		s.b.mu.Lock()
+		s.b.forget(w, r.Wants)
+		if over {
+			s.b.passOn(w, r.Wants)
+		} else if n, err = s.claim(&r, dst); n > 0 || err != nil {
+			over = true
+		}
+		if over {
+			s.b.retire(w)
+			s.b.mu.Unlock()
+			if n == 0 && err == nil && ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return n, err
+		}
+	}
+}
+
+// claim takes what is there; the broker's lock is held.
+func (s *session) claim(r *virtual.ClaimRequest, dst []virtual.Claim) (int, error) {
+	if s.closed {
+		return 0, &driver.Error{Op: "receive", Transport: Scheme, Kind: driver.ErrClosed}
+	}
+	n, size := 0, 0
+	for _, want := range r.Wants {
+		q := s.b.queues[want.Queue]
+		if q == nil {
+			if n == 0 {
+				return 0, notFound("receive", want.Queue)
+			}
+			continue
+		}
+		for got := 0; got < want.Max && n < len(dst); got++ {
+			it := s.b.take(q)
+			if it == nil {
+				break
+			}
+			size += len(it.body)
+			s.give(q, it, r.NoAck, &dst[n])
+			if n++; r.MaxBytes > 0 && size >= r.MaxBytes {
+				return n, nil
+			}
+		}
+	}
+	return n, nil
+}
+
+func (s *session) give(q *queue, it *item, noAck bool, c *virtual.Claim) {
+	if c.Msg == nil {
+		c.Msg = &driver.Incoming{}
+	}
+	it.read(c.Msg)
+	c.Queue, c.Redelivered, c.Attempt = q.name, it.redelivered, it.deliveries+1
+	if noAck {
+		s.b.recycle(it)
+		return
+	}
+	c.Tag = s.hold(q, it)
+}
+
+func (s *session) hold(q *queue, it *item) driver.Tag {
+	q.claimed++
+	var i uint32
+	if n := len(s.unused); n > 0 {
+		i = s.unused[n-1]
+		s.unused = s.unused[:n-1]
+	} else {
+		i = uint32(len(s.held))
+		s.held = append(s.held, claim{})
+	}
+	h := &s.held[i]
+	h.it, h.q = it, q
+	h.uses++
+	return driver.Tag{ID: uint64(h.uses)<<32 | uint64(i)}
+}
+
+// end frees a claim and returns what it held; nil when it is no claim of ours.
+func (s *session) end(t driver.Tag) (*item, *queue) {
+	i := uint32(t.ID)
+	if int(i) >= len(s.held) || s.held[i].it == nil || s.held[i].uses != uint32(t.ID>>32) {
+		return nil, nil
+	}
+	h := &s.held[i]
+	it, q := h.it, h.q
+	h.it, h.q = nil, nil
+	q.claimed--
+	s.unused = append(s.unused, i)
+	return it, q
+}
+
+func (s *session) Settle(_ context.Context, settlements []virtual.Settlement) error {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	for i := range settlements {
+		st := &settlements[i]
+		if st.Verbatim != "" {
+			st.Err = s.move(st)
+			continue
+		}
+		if st.Err = s.admitAll(st.Put); st.Err != nil {
+			continue
+		}
+		it, q := s.end(st.Tag)
+		if it == nil {
+			st.Err = &driver.Error{Op: "settle", Transport: Scheme, Kind: driver.ErrLeaseLost}
+			continue
+		}
+		for j := range st.Put {
+			s.b.push(s.b.queues[st.Put[j].Queue], &st.Put[j], nil)
+		}
+		switch st.Outcome {
+		case driver.Requeue:
+			it.deliveries++
+			s.b.restore(q, it)
+		case driver.Release:
+			s.b.restore(q, it)
+		default:
+			s.b.recycle(it)
+		}
+	}
+	return nil
+}
+
+// admitAll checks that what takes a claim's place will be taken.
+func (s *session) admitAll(put []virtual.Item) error {
+	for i := range put {
+		q := s.b.queues[put[i].Queue]
+		if q == nil {
+			return notFound("move", put[i].Queue)
+		}
+		if err := s.b.admit(q, put[i].Msg); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// move takes a claim's message to another queue as it is, with the headers of
+// the first Put added.
+func (s *session) move(st *virtual.Settlement) error {
+	to := s.b.queues[st.Verbatim]
+	if to == nil {
+		return notFound("move", st.Verbatim)
+	}
+	it, _ := s.end(st.Tag)
+	if it == nil {
+		return &driver.Error{Op: "move", Transport: Scheme, Kind: driver.ErrLeaseLost}
+	}
+	for _, p := range st.Put {
+		for _, h := range virtual.CloneHeaders(p.Msg.Props.Headers) {
+			it.props.Headers = it.props.Headers.With(h.Key, h.Value)
+		}
+	}
+	it.expires = to.expiry(it.props.Expiration)
+	it.redelivered, it.deliveries = false, 0
+	to.add(it)
+	s.b.trim(to)
+	s.b.wake(to)
+	return nil
+}
+
+// Close gives back what is claimed: each to its place.
+func (s *session) Close(context.Context) error {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	s.closed = true
+	for i := range s.held {
+		h := &s.held[i]
+		if h.it == nil {
+			continue
+		}
+		it, q := s.end(driver.Tag{ID: uint64(h.uses)<<32 | uint64(i)})
+		it.deliveries++
+		s.b.restore(q, it)
+	}
+	return nil
+}
+
+func (b *broker) waiter() *waiter {
+	if n := len(b.spare); n > 0 {
+		w := b.spare[n-1]
+		b.spare = b.spare[:n-1]
+		return w
+	}
+	return &waiter{ch: make(chan struct{}, 1)}
+}
+
+// retire keeps a waiter for the next Claim, with nothing in its channel.
+func (b *broker) retire(w *waiter) {
+	select {
+	case <-w.ch:
+	default:
+	}
+	if len(b.spare) < keepWaiters {
+		b.spare = append(b.spare, w)
+	}
+}
+
+const keepWaiters = 256
+
+func (b *broker) await(w *waiter, wants []virtual.Want) {
+	for i := range wants {
+		if q := b.queues[wants[i].Queue]; q != nil {
+			q.waiters = append(q.waiters, w)
+		}
+	}
+}
+
+func (b *broker) forget(w *waiter, wants []virtual.Want) {
+	for i := range wants {
+		if q := b.queues[wants[i].Queue]; q != nil {
+			if at := slices.Index(q.waiters, w); at >= 0 {
+				q.waiters = slices.Delete(q.waiters, at, at+1)
+			}
+		}
+	}
+}
+
+// passOn wakes the next in line for w, which was woken and leaves.
+func (b *broker) passOn(w *waiter, wants []virtual.Want) {
+	if len(w.ch) == 0 {
+		return
+	}
+	for i := range wants {
+		if q := b.queues[wants[i].Queue]; q != nil {
+			b.wake(q)
+		}
+	}
+}
