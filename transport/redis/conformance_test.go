@@ -1,0 +1,90 @@
+package redis
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/driver/drivertest"
+)
+
+func TestConformance(t *testing.T) {
+	k := &killer{t: newTester(t), sockets: map[driver.Conn]*sockets{}}
+	drivertest.Run(t, drivertest.Harness{
+		New: func(t *testing.T) driver.Connector {
+			c := serverConfig(t)
+			c.Dial = k.dial
+			connector, err := New(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return killable{connector, k}
+		},
+		Kill:           k.kill,
+		Patience:       20 * time.Second,
+		ImplicitQueues: true,
+		KeepsExtra:     true,
+	})
+}
+
+// killer knows the sockets of every session, to end it as a crash would.
+type killer struct {
+	t  *tester
+	mu      sync.Mutex
+	sockets map[driver.Conn]*sockets
+}
+
+type sockets struct {
+	owner string
+	open  []net.Conn
+}
+
+type socketsKey struct{}
+
+// killable marks the context of its sessions' dials.
+type killable struct {
+	driver.Connector
+	k *killer
+}
+
+func (c killable) Connect(ctx context.Context, env driver.Env) (driver.Conn, error) {
+	s := &sockets{owner: env.Owner}
+	conn, err := c.Connector.Connect(context.WithValue(ctx, socketsKey{}, s), env)
+	if err == nil {
+		c.k.mu.Lock()
+		c.k.sockets[conn] = s
+		c.k.mu.Unlock()
+	}
+	return conn, err
+}
+
+func (k *killer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	if s, ok := ctx.Value(socketsKey{}).(*sockets); ok && err == nil {
+		k.mu.Lock()
+		s.open = append(s.open, conn)
+		k.mu.Unlock()
+	}
+	return conn, err
+}
+
+// kill also waits until another session, which the suite has open, has taken
+// over: unlike RabbitMQ's, our claims come back after seconds, and what is
+// ready meanwhile is delivered before them.
+func (k *killer) kill(t *testing.T, c driver.Conn) {
+	k.mu.Lock()
+	s := k.sockets[c]
+	k.mu.Unlock()
+	if s == nil || len(s.open) == 0 {
+		t.Fatal("no sockets of this session")
+	}
+	for _, conn := range s.open {
+		conn.Close()
+	}
+	eventually(t, "the claims to be taken over", func() bool {
+		return k.t.number("ZCOUNT", ownersKey, "-inf", "+inf") > 0 && k.t.do("ZSCORE", ownersKey, s.owner).Error() != nil
+	})
+}
