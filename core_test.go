@@ -255,7 +255,7 @@ func TestManyCallersLeaveTheLine(t *testing.T) {
 	})
 }
 
-func TestUncertainIsSaid(t *testing.T) {
+func TestBehaviour96_UncertainIsSaid(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := newFake()
 		conn := open(t, f, nil)
@@ -638,7 +638,7 @@ func TestAddCancelPause(t *testing.T) {
 	})
 }
 
-func TestUndecodableIsParked(t *testing.T) {
+func TestBehaviour115_UndecodableIsParked(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := newFake()
 		conn := open(t, f, nil)
@@ -736,7 +736,7 @@ func TestTopologyIsPutBackEntityByEntity(t *testing.T) {
 	})
 }
 
-func TestPerSessionQueueHasAStableHandle(t *testing.T) {
+func TestBehaviour95_PerSessionQueueHasAStableHandle(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := newFake()
 		f.split = true

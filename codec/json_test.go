@@ -232,7 +232,7 @@ func TestUntagged(t *testing.T) {
 	}
 }
 
-func TestTypedFields(t *testing.T) {
+func TestBehaviour166_TypedFields(t *testing.T) {
 	type inner struct {
 		At    time.Time `json:"at"`
 		Price float64

@@ -232,3 +232,25 @@ func TestUnknownPropertiesSurviveARequeue(t *testing.T) {
 		t.Errorf("published onward: %v", again.Extra)
 	}
 }
+
+func TestBehaviour108_TagPrefix(t *testing.T) {
+	b := brokers()[0]
+	need(t, b)
+	conn := open(t, b, "")
+	q := name(t, "tag")
+	topo := gombu.Topology{Queues: []gombu.Queue{{Name: q}}}
+	must(t, conn.Declare(t.Context(), topo))
+	drop(t, b, topo)
+	must(t, conn.Producer(nil).Publish(t.Context(), &gombu.Message{Queue: q}))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	tag := ""
+	must(t, conn.Run(ctx, gombu.ConsumerConfig{Queues: []string{q}, TagPrefix: "worker-7"}, func(_ context.Context, d *gombu.Delivery) error {
+		tag = d.ConsumerTag
+		cancel()
+		return nil
+	}))
+	if !strings.HasPrefix(tag, "worker-7") {
+		t.Errorf("consumer tag %q", tag)
+	}
+}

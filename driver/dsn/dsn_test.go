@@ -16,7 +16,7 @@ import (
 
 // What Kombu's Connection makes of a URL, sample by sample. A part that Kombu
 // shows as None is empty here. Samples that differ on purpose are listed.
-func TestGoldenURLs(t *testing.T) {
+func TestBehaviour11_GoldenURLs(t *testing.T) {
 	data, err := os.ReadFile("testdata/urls.json")
 	if err != nil {
 		t.Fatal(err)

@@ -158,7 +158,7 @@ func tlsFront(t testing.TB, dir, backend string) string {
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
-func TestTLSVerifies(tt *testing.T) {
+func TestBehaviour13_TLSVerifies(tt *testing.T) {
 	t := newTester(tt)
 	good, other := t.TempDir(), t.TempDir()
 	certificates(t, good, "127.0.0.1", "localhost")
