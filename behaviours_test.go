@@ -211,6 +211,12 @@ func TestStrictRefusesWhatIsNotKept(t *testing.T) {
 		if strict != errors.Is(err, gombu.ErrUnsupported) {
 			t.Errorf("strict %v: %v", strict, err)
 		}
+		done, cancel := context.WithCancel(t.Context())
+		cancel()
+		err = conn.Run(done, gombu.ConsumerConfig{Priority: 5}, func(context.Context, *gombu.Delivery) error { return nil })
+		if strict != errors.Is(err, gombu.ErrUnsupported) {
+			t.Errorf("consumer priority, strict %v: %v", strict, err)
+		}
 		if !strict {
 			must(t, conn.Declare(t.Context(), topo))
 			if n := strings.Count(log.String(), "x-queue-type"); n != 1 {

@@ -149,7 +149,28 @@ func (k *Consumer) newRun(ctx context.Context, h Handler) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := k.checkKept(); err != nil {
+		return nil, err
+	}
 	return newRun(ctx, k, h, accept), nil
+}
+
+// checkKept says, or refuses, what the transport does not do for consumers.
+func (k *Consumer) checkKept() error {
+	var errs []error
+	for _, w := range []struct {
+		asked      bool
+		word, what string
+	}{
+		{k.cfg.Exclusive, "exclusive", "exclusive consumers"},
+		{k.cfg.Priority != 0, "x-priority", "priorities of consumers"},
+		{len(k.cfg.Args) > 0, driver.KeepsAll, "arguments of consumers"},
+	} {
+		if w.asked && !k.c.keeps(w.word) {
+			errs = append(errs, k.c.unsupported("run", "consumer", w.what))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Ready waits until Run is on and every queue's subscription stands in the
