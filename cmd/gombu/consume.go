@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -94,7 +95,7 @@ func (c *consuming) run(ctx context.Context) error {
 	if err := c.validate(); err != nil {
 		return err
 	}
-	return c.a.with(gombu.Config{}, func(conn *gombu.Conn) error {
+	return c.a.with(func(conn *gombu.Conn) error {
 		if err := c.ensure(ctx, conn); err != nil {
 			return err
 		}
@@ -187,8 +188,8 @@ func (c *consuming) giveBack() {
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	for i := len(held) - 1; i >= 0; i-- {
-		if err := held[i].Requeue(ctx); err != nil {
+	for _, d := range slices.Backward(held) {
+		if err := d.Requeue(ctx); err != nil {
 			fmt.Fprintln(c.a.stderr, "gombu: requeue:", err)
 		}
 	}

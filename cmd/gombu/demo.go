@@ -35,7 +35,7 @@ time, and say at the end how many were lost or duplicated. Without --url it runs
 			if messages < 1 {
 				return usage("--messages %d: want at least 1", messages)
 			}
-			conn, err := a.open("memory://", gombu.Config{})
+			conn, err := a.open("memory://")
 			if err != nil {
 				return err
 			}

@@ -138,12 +138,12 @@ func (a *app) withTopology(ctx context.Context, e *entity, do func(context.Conte
 	if e.exchange == "" && len(e.queues) == 0 {
 		return usage("nothing named: give --exchange or --queue")
 	}
-	return a.with(gombu.Config{}, func(conn *gombu.Conn) error { return do(ctx, conn, e.topology()) })
+	return a.with(func(conn *gombu.Conn) error { return do(ctx, conn, e.topology()) })
 }
 
 // with opens the broker, does, and closes it; the first error counts.
-func (a *app) with(cfg gombu.Config, do func(*gombu.Conn) error) error {
-	conn, err := a.open("", cfg)
+func (a *app) with(do func(*gombu.Conn) error) error {
+	conn, err := a.open("")
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (a *app) purge() *cobra.Command {
 		Example: "  gombu purge video",
 		Args:    exactly(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.with(gombu.Config{}, func(conn *gombu.Conn) error {
+			return a.with(func(conn *gombu.Conn) error {
 				for _, q := range args {
 					n, err := conn.Purge(cmd.Context(), q)
 					if err != nil {
@@ -200,7 +200,7 @@ func (a *app) queues() *cobra.Command {
 		Example: `  gombu queues
   gombu queues --json video audio`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.with(gombu.Config{}, func(conn *gombu.Conn) error {
+			return a.with(func(conn *gombu.Conn) error {
 				infos, err := inspect(cmd.Context(), conn, args)
 				if err != nil {
 					return err

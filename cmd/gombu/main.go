@@ -110,7 +110,8 @@ Exit status: 0 done; 1 broker error or unroutable message; 2 bad usage or bad in
 }
 
 // open opens the broker of --url, of GOMBU_URL, or of otherwise.
-func (a *app) open(otherwise string, cfg gombu.Config) (*gombu.Conn, error) {
+func (a *app) open(otherwise string) (*gombu.Conn, error) {
+	var cfg gombu.Config
 	url := a.url
 	if url == "" {
 		url = os.Getenv("GOMBU_URL")

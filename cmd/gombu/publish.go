@@ -87,7 +87,7 @@ func (a *app) runPublish(ctx context.Context, p *publishing, mandatory gombu.Man
 		return err
 	}
 	defer done()
-	return a.with(gombu.Config{}, func(conn *gombu.Conn) error {
+	return a.with(func(conn *gombu.Conn) error {
 		if len(p.queues) > 0 || p.kind != "" {
 			if err := p.ensure(ctx, conn); err != nil {
 				return err
