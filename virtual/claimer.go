@@ -25,6 +25,10 @@ type claimer struct {
 	work chan struct{} // capacity 1
 }
 
+// mostClaims is how many items one Claim asks for at most, however large the
+// prefetch is.
+const mostClaims = 1024
+
 // claimKey says which receivers share a claimer.
 type claimKey struct {
 	queue string // where one Claim serves one queue
@@ -107,6 +111,7 @@ func (cl *claimer) run() {
 		for _, w := range wants {
 			total += w.Max
 		}
+		total = min(total, mostClaims)
 		claims = slices.Grow(claims[:0], total)[:total]
 		clear(claims)
 		n, err := cl.claim(wants, claims)
@@ -195,9 +200,12 @@ func (cl *claimer) distribute(claims []Claim, takers []*receiver) {
 				break
 			}
 		}
-		if !taken && !cl.key.noAck {
+		if !taken {
 			back = append(back, release(claims[i].Tag))
 		}
+	}
+	if cl.key.noAck {
+		back = nil // settled already; only a receiver that is over refuses those
 	}
 	if err := cl.c.giveBack(cl.c.ctx, back); err != nil && !cl.c.over() {
 		cl.c.env.Log.Warn("claims were not given back", "transport", cl.c.Transport, "claims", len(back), "error", err)
@@ -210,11 +218,12 @@ func (cl *claimer) distribute(claims []Claim, takers []*receiver) {
 	}
 }
 
-// offer takes a claim while there is room.
+// offer takes a claim while there is room; without acks any that is offered,
+// for nobody would take it back.
 func (r *receiver) offer(cl *Claim) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.room() == 0 {
+	if r.over != nil || r.room() == 0 && !r.cfg.NoAck {
 		return false
 	}
 	r.backlog.push(arrived{Claim: *cl})

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -232,9 +233,10 @@ func TestWakesAtOnce(tt *testing.T) {
 
 func TestPollsWithoutTracking(tt *testing.T) {
 	t := newTester(tt)
-	t.do("ACL", "SETUSER", "untracked", "on", "nopass", "~*", "&*", "+@all", "-client|tracking")
-	defer t.do("ACL", "DELUSER", "untracked")
-	s, _ := t.open(func(c *Config) { c.User = "untracked"; c.Pass = "x" })
+	user := "untracked-" + rand.Text()
+	t.do("ACL", "SETUSER", user, "on", "nopass", "~*", "&*", "+@all", "-client|tracking")
+	t.Cleanup(func() { t.do("ACL", "DELUSER", user) })
+	s, _ := t.open(func(c *Config) { c.User, c.Pass = user, "x" })
 	want(t, "tracking", s.track.on, false)
 	time.AfterFunc(300*time.Millisecond, func() { t.push(s, "q", "a") })
 	start := time.Now()

@@ -35,7 +35,7 @@ type Config struct {
 	// Pass is the password; DialConfig.Password, when set, wins.
 	Pass string
 
-	ClientName string // shown by CLIENT LIST; empty: gombu [client_name]
+	ClientName string // shown by CLIENT LIST; empty: ClientProperties' connection_name, then gombu [client_name]
 
 	Prefix            string // before every key and channel [global_keyprefix]
 	Sep               string // parts binding members and priority lists; empty: "\x06\x16" [sep]
@@ -83,6 +83,9 @@ func (c Config) withDefaults() (*Config, error) {
 		}
 	}
 	text(&c.Addr, "127.0.0.1:6379")
+	if name, ok := c.ClientProperties.Get("connection_name").(string); ok {
+		text(&c.ClientName, name)
+	}
 	text(&c.ClientName, "gombu")
 	text(&c.Sep, defaultSep)
 	text(&c.UnackedKey, "unacked")
@@ -128,6 +131,8 @@ func (c *Config) check() error {
 		return bad("lease", "want at least %v, have %v: a pause of the collector or of the machine would end it", minimumLease, c.Lease)
 	case c.MutexExpire < time.Millisecond || c.VisibilityTimeout < 0 || c.RestoreInterval < 0:
 		return bad("", "%w", errors.New("a duration is negative"))
+	case strings.ContainsFunc(c.ClientName, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return bad("client_name", "want printable ASCII without blanks, have %q", c.ClientName)
 	case c.LoginMethod != "":
 		return bad("login_method", "Redis has no login methods: a user and a password")
 	}

@@ -32,7 +32,7 @@ func TestConformance(t *testing.T) {
 
 // killer knows the sockets of every session, to end it as a crash would.
 type killer struct {
-	t  *tester
+	t       *tester
 	mu      sync.Mutex
 	sockets map[driver.Conn]*sockets
 }

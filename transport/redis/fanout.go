@@ -257,7 +257,7 @@ func (f *fanout) hangUp() {
 	l := f.link
 	f.mu.Unlock()
 	if l != nil {
-		_ = l.Conn.Close()
+		l.hangUp()
 	}
 }
 

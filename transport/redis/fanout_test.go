@@ -68,7 +68,7 @@ func TestFanout(tt *testing.T) {
 	plain := subscribe(t, s, "other", driver.Binding{Exchange: "f"})
 	broadcast(t, peer, "e", "", "1")
 	broadcast(t, peer, "e", "a.b", "2", "3")
-	t.do("PUBLISH", "/9.e/a.b", "{no json")
+	t.do("PUBLISH", fmt.Sprintf("/%d.e/a.b", t.config.DB), "{no json")
 	broadcast(t, peer, "e", "b", "4")
 	broadcast(t, peer, "e", "end", "end")
 	broadcast(t, peer, "f", "", "end")
@@ -108,7 +108,12 @@ func TestLeavingAndComingBack(tt *testing.T) {
 		}
 		wantKind(t, "receive after close", <-done, driver.ErrClosed)
 	}
-	eventually(t, "the pattern to be unsubscribed", func() bool { return t.number("PUBSUB", "NUMPAT") == 2 })
+	s.fanout.mu.Lock()
+	left := len(s.fanout.patterns)
+	s.fanout.mu.Unlock()
+	want(t, "patterns that are still subscribed", left, 2)
+	clients, _ := t.do("CLIENT", "LIST", "TYPE", "PUBSUB").ToString()
+	want(t, "so says the server", strings.Contains(clients, " psub=2 "), true)
 	broadcast(t, s, "e", "", "end")
 	if have := heard(t, keep); !strings.HasSuffix(have, " 28 29") {
 		t.Fatal(have)

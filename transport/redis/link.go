@@ -19,6 +19,7 @@ import (
 // end with the connection that made them.
 type link struct {
 	net.Conn
+	socket net.Conn // under TLS, if any: closing that one never waits for the peer
 	client rueidis.Client
 	moved  atomic.Int64 // bytes read and written: whether the server is alive
 
@@ -69,10 +70,13 @@ func (l *link) watch(lost func(error)) {
 	}
 }
 
-// shut closes the socket first, so that rueidis does not wait for a server that
-// is silent, and then waits for rueidis.
+// hangUp closes the socket, at once.
+func (l *link) hangUp() { _ = l.socket.Close() }
+
+// shut hangs up first, so that rueidis does not wait for a server that is
+// silent, and then waits for rueidis.
 func (l *link) shut() {
-	_ = l.Conn.Close()
+	l.hangUp()
 	l.client.Close()
 }
 
@@ -88,12 +92,12 @@ func dial(ctx context.Context, c *Config, onKeys func([]rueidis.RedisMessage)) (
 			return nil, connectError(ctx, c, err)
 		}
 	}
-	raw, err := dialSocket(ctx, c)
-	if err != nil {
+	l := &link{}
+	var err error
+	if l.Conn, l.socket, err = dialSocket(ctx, c); err != nil {
 		return nil, connectError(ctx, c, err)
 	}
-	l := &link{Conn: raw}
-	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	stop := context.AfterFunc(ctx, l.hangUp)
 	defer stop()
 
 	var used atomic.Bool
@@ -117,7 +121,7 @@ func dial(ctx context.Context, c *Config, onKeys func([]rueidis.RedisMessage)) (
 	}
 	l.client, err = rueidis.NewClient(option)
 	if err != nil {
-		_ = raw.Close()
+		l.hangUp()
 		if l.client != nil {
 			l.client.Close()
 		}
@@ -133,7 +137,7 @@ const (
 	inFlight  = 512
 )
 
-func dialSocket(ctx context.Context, c *Config) (net.Conn, error) {
+func dialSocket(ctx context.Context, c *Config) (conn, socket net.Conn, err error) {
 	network, addr := "tcp", c.Addr
 	if c.Socket != "" {
 		network, addr = "unix", c.Socket
@@ -142,9 +146,9 @@ func dialSocket(ctx context.Context, c *Config) (net.Conn, error) {
 	if open == nil {
 		open = (&net.Dialer{}).DialContext
 	}
-	conn, err := open(ctx, network, addr)
+	socket, err = open(ctx, network, addr)
 	if err != nil || !c.Secure {
-		return conn, err
+		return socket, socket, err
 	}
 	config := &tls.Config{}
 	if c.TLS != nil {
@@ -155,12 +159,12 @@ func dialSocket(ctx context.Context, c *Config) (net.Conn, error) {
 			config.ServerName = addr
 		}
 	}
-	secure := tls.Client(conn, config)
+	secure := tls.Client(socket, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
-		_ = conn.Close()
-		return nil, err
+		_ = socket.Close()
+		return nil, nil, err
 	}
-	return secure, nil
+	return secure, socket, nil
 }
 
 // connectError says why there is no session: ErrDenied and ErrNotFound (no such

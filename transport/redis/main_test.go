@@ -23,14 +23,12 @@ import (
 	"github.com/gombu/gombu/virtual"
 )
 
-// testDB is the database that these tests flush.
-const testDB = 9
-
 func TestMain(m *testing.M) {
 	if os.Getenv("GOMBU_TEST_CHILD") != "" {
 		child()
 	}
 	code := m.Run()
+	unlockDatabase()
 	if code == 0 {
 		if left := leaked(10 * time.Second); left != "" {
 			fmt.Fprintln(os.Stderr, "goroutines left:\n"+left)
@@ -87,12 +85,12 @@ func serverConfig(t testing.TB) Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.DB = testDB
 	conn, err := net.DialTimeout("tcp", c.Addr, 2*time.Second)
 	if err != nil {
 		missing(t, "no Redis at "+c.Addr+" (scripts/services start redis): "+err.Error())
 	}
 	conn.Close()
+	c.DB = testDB(t, c.Addr)
 	return c
 }
 
@@ -115,7 +113,7 @@ type tester struct {
 func newTester(t testing.TB) *tester {
 	t.Helper()
 	tt := &tester{TB: t, config: serverConfig(t)}
-	tt.raw = rawClient(t, tt.config.Addr, testDB)
+	tt.raw = rawClient(t, tt.config.Addr, tt.config.DB)
 	tt.do("FLUSHDB")
 	return tt
 }

@@ -57,12 +57,19 @@ func (s *store) rebind(ctx context.Context, verb, typ string, b []driver.Binding
 		}
 		return struct{}{}, err
 	}, nil)
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for i := range b {
-		s.bound[b[i].Exchange] = struct{}{}
+		s.note(b[i].Exchange)
 	}
 	return err
+}
+
+// note remembers an exchange for Drop.
+func (s *store) note(exchange string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.bound) < maxKnown {
+		s.bound[exchange] = struct{}{}
+	}
 }
 
 // member is the text of one binding. Source: redis.md section 1.
@@ -85,13 +92,12 @@ func (s *store) member(op, typ string, b *driver.Binding) (string, error) {
 	return kombu.BindingMember(b.Key, pattern, b.Queue, s.keys.sep), nil
 }
 
-// A table is what is known of one exchange's binding set. Guarded by the
-// tracker's lock.
-type table struct {
-	generation uint64 // grows with every change heard of
-	version    string // of the members read last
-	valid      uint64 // the generation that version is good for, plus one; 0: none
-}
+// A table is what is known of one exchange's binding set since its last
+// change: news of one removes it.
+type table struct{ version string } // of the members read last; empty: being read
+
+// maxKnown bounds the tables, and the exchanges that Drop looks through.
+const maxKnown = 4096
 
 // Table returns an exchange's bindings. It is exactly as fresh as a read of
 // the set, see docs/decisions/010-redis-binding-freshness.md: when the set was
@@ -99,9 +105,7 @@ type table struct {
 // change, which it does while it executes the change, before the answer to
 // anything that was sent after it.
 func (s *store) Table(ctx context.Context, exchange, since string) (virtual.Table, bool, error) {
-	s.mu.Lock()
-	s.bound[exchange] = struct{}{}
-	s.mu.Unlock()
+	s.note(exchange)
 	type read struct {
 		table virtual.Table
 		ok    bool
@@ -128,7 +132,7 @@ func (s *store) Table(ctx context.Context, exchange, since string) (virtual.Tabl
 // readTable reads a binding set, tracked. Its version is a digest of the
 // members, so that it means the same in every session.
 func (s *store) readTable(key string) (members []string, version string, err error) {
-	generation := s.track.generation(key)
+	reading := s.track.reading(key)
 	cmds := []rueidis.Completed{s.command("SMEMBERS", key)}
 	if s.track.on {
 		cmds = slices.Insert(cmds, 0, s.command("CLIENT", "CACHING", "YES"))
@@ -144,25 +148,29 @@ func (s *store) readTable(key string) (members []string, version string, err err
 		digest.Write([]byte{0})
 	}
 	version = hex.EncodeToString(digest.Sum(nil)[:16])
-	s.track.read(key, generation, version)
+	s.track.read(key, reading, version)
 	return members, version, nil
 }
 
-func (t *tracker) generation(key string) uint64 {
+// reading notes that a set is about to be read.
+func (t *tracker) reading(key string) *table {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.tables[key] == nil {
-		t.tables[key] = &table{}
+	if len(t.tables) >= maxKnown {
+		clear(t.tables)
 	}
-	return t.tables[key].generation
+	tb := &table{}
+	t.tables[key] = tb
+	return tb
 }
 
-// read notes a version, unless the set changed since before it was read.
-func (t *tracker) read(key string, generation uint64, version string) {
+// read notes what was read, unless the set changed since, or somebody else
+// reads it anew.
+func (t *tracker) read(key string, tb *table, version string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if tb := t.tables[key]; tb.generation == generation {
-		tb.version, tb.valid = version, generation+1
+	if t.tables[key] == tb {
+		tb.version = version
 	}
 }
 
@@ -170,7 +178,7 @@ func (t *tracker) known(key, version string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	tb := t.tables[key]
-	return tb != nil && tb.version == version && tb.valid == tb.generation+1
+	return tb != nil && tb.version == version
 }
 
 func (s *store) parseTable(exchange, version string, members []string) virtual.Table {

@@ -87,7 +87,7 @@ func (s *store) end(err error) {
 	if first {
 		close(s.done)
 		s.cancel(err)
-		_ = s.link.Conn.Close()
+		s.link.hangUp()
 		s.fanout.hangUp()
 	}
 }

@@ -75,6 +75,23 @@ func TestRestoreByTheBindingTable(tt *testing.T) {
 	want(t, "of what is no entry", ev.count(driver.Warning, "t4"), 1)
 }
 
+// The throttle of Kombu's is the interval here: the first look sweeps, then the
+// interval passes.
+func TestBehaviour186_SweepsAreSpaced(tt *testing.T) {
+	t := newTester(tt)
+	t.claimed("t1", envelope("a", 0), "", "q", time.Hour)
+	t.open(func(c *Config) { shortVisibility(c); c.RestoreInterval = 4 * time.Second })
+	eventually(t, "the first sweep", func() bool { return t.number("LLEN", "q") == 1 })
+	first := time.Now()
+	t.claimed("t2", envelope("b", 0), "", "q", time.Hour)
+	eventually(t, "the second", func() bool { return t.number("LLEN", "q") == 2 })
+	if took := time.Since(first); took < 2500*time.Millisecond {
+		t.Fatalf("swept again after %v", took)
+	}
+	_, err := fromText("redis://h?unacked_restore_throttle=3")
+	wantKind(t, "kombu's option", err, driver.ErrInvalid)
+}
+
 func TestRestoreLimit(tt *testing.T) {
 	t := newTester(tt)
 	for i := range 5 {

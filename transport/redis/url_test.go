@@ -163,16 +163,17 @@ func TestBehaviour13_TLSVerifies(tt *testing.T) {
 	good, other := t.TempDir(), t.TempDir()
 	certificates(t, good, "127.0.0.1", "localhost")
 	certificates(t, other, "elsewhere.example")
+	db := "/" + strconv.Itoa(t.config.DB)
 	right, wrong := tlsFront(t, good, t.config.Addr), tlsFront(t, other, t.config.Addr)
 	for text, ok := range map[string]bool{
-		"rediss://127.0.0.1:" + right + "/9":                                                              false,
-		"rediss://127.0.0.1:" + right + "/9?ssl_ca_certs=" + good + "/ca.pem":                             true,
-		"rediss://localhost:" + right + "/9?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs=" + good + "/ca.pem": true,
-		"rediss://127.0.0.1:" + right + "/9?ssl_ca_certs=" + other + "/ca.pem":                            false,
-		"rediss://127.0.0.1:" + right + "/9?ssl_cert_reqs=none":                                           true,
-		"rediss://127.0.0.1:" + wrong + "/9?ssl_ca_certs=" + other + "/ca.pem":                            false,
-		"rediss://127.0.0.1:" + wrong + "/9?ssl_check_hostname=false&ssl_ca_certs=" + other + "/ca.pem":   true,
-		"rediss://127.0.0.1:" + wrong + "/9?ssl_check_hostname=false&ssl_ca_certs=" + good + "/ca.pem":    false,
+		"rediss://127.0.0.1:" + right + db + "":                                                              false,
+		"rediss://127.0.0.1:" + right + db + "?ssl_ca_certs=" + good + "/ca.pem":                             true,
+		"rediss://localhost:" + right + db + "?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs=" + good + "/ca.pem": true,
+		"rediss://127.0.0.1:" + right + db + "?ssl_ca_certs=" + other + "/ca.pem":                            false,
+		"rediss://127.0.0.1:" + right + db + "?ssl_cert_reqs=none":                                           true,
+		"rediss://127.0.0.1:" + wrong + db + "?ssl_ca_certs=" + other + "/ca.pem":                            false,
+		"rediss://127.0.0.1:" + wrong + db + "?ssl_check_hostname=false&ssl_ca_certs=" + other + "/ca.pem":   true,
+		"rediss://127.0.0.1:" + wrong + db + "?ssl_check_hostname=false&ssl_ca_certs=" + good + "/ca.pem":    false,
 	} {
 		c, err := fromText(text)
 		if err != nil {

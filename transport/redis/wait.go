@@ -40,9 +40,7 @@ func (t *tracker) changed(keys []rueidis.RedisMessage) {
 		for w := range t.waiters {
 			w.signal()
 		}
-		for _, tb := range t.tables {
-			tb.generation++
-		}
+		clear(t.tables)
 		return
 	}
 	for i := range keys {
@@ -50,8 +48,8 @@ func (t *tracker) changed(keys []rueidis.RedisMessage) {
 		if err != nil {
 			continue
 		}
-		if tb := t.tables[key]; tb != nil {
-			tb.generation++
+		if t.tables[key] != nil {
+			delete(t.tables, key)
 			continue
 		}
 		for w := range t.waiters {
