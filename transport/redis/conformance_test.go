@@ -9,6 +9,8 @@ import (
 
 	"github.com/gombu/gombu/driver"
 	"github.com/gombu/gombu/driver/drivertest"
+	"github.com/gombu/gombu/virtual"
+	"github.com/gombu/gombu/virtual/storetest"
 )
 
 func TestConformance(t *testing.T) {
@@ -27,6 +29,17 @@ func TestConformance(t *testing.T) {
 		Patience:       20 * time.Second,
 		ImplicitQueues: true,
 		KeepsExtra:     true,
+	})
+}
+
+func TestStore(tt *testing.T) {
+	t := newTester(tt)
+	storetest.Run(tt, storetest.Harness{
+		Open: func(*testing.T) virtual.Store {
+			s, _ := t.open()
+			return s
+		},
+		ImplicitQueues: true,
 	})
 }
 

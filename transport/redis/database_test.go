@@ -14,7 +14,7 @@ import (
 // do not flush each other's, each takes one of a few under a lock, which lies
 // in a database that nobody flushes and expires after the longest run.
 const (
-	lockDB  = 8
+	lockDB  = 7
 	firstDB = 9
 	lastDB  = 15
 	lockMS  = "1200000"

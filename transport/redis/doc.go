@@ -70,8 +70,9 @@
 // empty is ErrNotFound to Inspect. Unsettled and Consumers are unknown (-1):
 // Redis does not know them. Fan-out has no memory: who is not connected hears
 // nothing, and a receiver too slow for its buffer loses the oldest (event
-// Dropped). At maxmemory the server refuses publishing and claiming alike; any
-// maxmemory-policy but noeviction loses messages (event Warning). Redis Cluster
+// Dropped). At maxmemory the server refuses publishing, claiming and settling
+// alike: leave room. Any maxmemory-policy but noeviction loses messages (event
+// Warning). Redis Cluster
 // and Sentinel are not supported by this version. An idle Python worker is
 // always served before an idle Go one.
 package redis
