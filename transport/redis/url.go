@@ -1,12 +1,9 @@
 package redis
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 
@@ -145,69 +142,12 @@ func (c *Config) options(o *dsn.Options) error {
 // tlsOptions reads Kombu's ssl_ keys. Unlike Kombu's, a rediss URL without
 // them verifies the certificate and the host name.
 func (c *Config) tlsOptions(o *dsn.Options) error {
-	var reqs, ca, cert, key string
-	names := true
-	o.Enum("ssl_cert_reqs", &reqs, "required", "optional", "none", "CERT_REQUIRED", "CERT_OPTIONAL", "CERT_NONE")
-	o.String("ssl_ca_certs", &ca)
-	o.String("ssl_certfile", &cert)
-	o.String("ssl_keyfile", &key)
-	o.Bool("ssl_check_hostname", &names)
-	if reqs == "" && ca == "" && cert == "" && key == "" && names {
-		return nil
-	}
-	if !c.Secure {
+	t, given := o.TLS(c.TLS)
+	if given && !c.Secure {
 		return invalid("ssl_ options", errors.New("want the scheme rediss"))
-	}
-	t := &tls.Config{}
-	if c.TLS != nil {
-		t = c.TLS.Clone()
-	}
-	if ca != "" {
-		pem, err := os.ReadFile(ca)
-		if err != nil {
-			return invalid("option ssl_ca_certs", err)
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return invalid("option ssl_ca_certs", fmt.Errorf("no certificate in %s", ca))
-		}
-	}
-	if cert != "" || key != "" {
-		if key == "" {
-			key = cert
-		}
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
-			return invalid("option ssl_certfile", err)
-		}
-		t.Certificates = []tls.Certificate{pair}
-	}
-	switch {
-	case strings.HasSuffix(strings.ToLower(reqs), "none"):
-		t.InsecureSkipVerify = true
-	case !names:
-		verifyChainOnly(t)
 	}
 	c.TLS = t
 	return nil
-}
-
-// verifyChainOnly is ssl_check_hostname=false: the certificate must lead to a
-// trusted root, whatever name it bears.
-func verifyChainOnly(t *tls.Config) {
-	roots := t.RootCAs
-	t.InsecureSkipVerify = true
-	t.VerifyConnection = func(s tls.ConnectionState) error {
-		if len(s.PeerCertificates) == 0 {
-			return errors.New("the server shows no certificate")
-		}
-		v := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
-		for _, c := range s.PeerCertificates[1:] {
-			v.Intermediates.AddCert(c)
-		}
-		_, err := s.PeerCertificates[0].Verify(v)
-		return err
-	}
 }
 
 func invalid(entity string, err error) error {
