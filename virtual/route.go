@@ -2,6 +2,7 @@ package virtual
 
 import (
 	"context"
+	"slices"
 
 	"github.com/gombu/gombu/driver"
 )
@@ -120,12 +121,9 @@ func (s *search) takeOne(to dest) {
 }
 
 func (s *search) visit(x *exchange) {
-	for _, o := range s.exchanges {
-		if o == x {
-			return
-		}
+	if !slices.Contains(s.exchanges, x) {
+		s.exchanges = append(s.exchanges, x)
 	}
-	s.exchanges = append(s.exchanges, x)
 }
 
 // route finds where s.message goes. An error is about this message; s holds what
@@ -148,7 +146,7 @@ func (c *conn) route(ctx context.Context, s *search) error {
 		return c.fail("publish", m.exchange, driver.ErrDenied, "an internal exchange")
 	}
 	s.exchanges = append(s.exchanges, x)
-	for i := 0; i < len(s.exchanges); i++ {
+	for i := 0; i < len(s.exchanges); i++ { //nolint:intrange // it grows meanwhile
 		if err := c.routeThrough(ctx, s.exchanges[i], s); err != nil {
 			return err
 		}

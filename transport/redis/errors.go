@@ -53,8 +53,7 @@ func (s *store) failed(op, entity string, unknown, err error) error {
 	if err == nil {
 		return nil
 	}
-	var known *driver.Error
-	if errors.As(err, &known) {
+	if _, known := errors.AsType[*driver.Error](err); known {
 		return err
 	}
 	kind := unknown

@@ -31,15 +31,11 @@ func (s *store) Push(ctx context.Context, items []virtual.Item) error {
 	if len(loads) == 0 {
 		return nil
 	}
-	type outcome struct{ errs []error }
-	got, err := call(ctx, s, "publish", driver.ErrUncertain, func() (outcome, error) {
-		errs, err := s.push(loads)
-		return outcome{errs}, err
-	}, nil)
+	errs, err := call(ctx, s, "publish", driver.ErrUncertain, func() ([]error, error) { return s.push(loads), nil }, nil)
 	for i, l := range loads {
 		e := err
 		if e == nil {
-			e = s.failed("publish", l.queue, driver.ErrUncertain, got.errs[i])
+			e = s.failed("publish", l.queue, driver.ErrUncertain, errs[i])
 		}
 		for _, n := range l.items {
 			items[n].Err = e
@@ -75,7 +71,7 @@ func (s *store) load(items []virtual.Item) []load {
 }
 
 // push sends loads in one step and returns an error for each. Inside call.
-func (s *store) push(loads []load) ([]error, error) {
+func (s *store) push(loads []load) []error {
 	errs := make([]error, len(loads))
 	cmds := make([]rueidis.Completed, 0, len(loads))
 	var renew []rueidis.Completed
@@ -86,7 +82,7 @@ func (s *store) push(loads []load) ([]error, error) {
 	}
 	if len(cmds) == 1 && len(renew) == 0 {
 		errs[0] = s.link.client.Do(s.ctx, cmds[0]).Error()
-		return errs, nil
+		return errs
 	}
 	answers, err := s.multi(append(cmds, renew...)...)
 	for i := range errs {
@@ -94,7 +90,7 @@ func (s *store) push(loads []load) ([]error, error) {
 			errs[i] = answers[i].Error()
 		}
 	}
-	return errs, nil
+	return errs
 }
 
 // renewals are the commands that put off the end of a queue declared with

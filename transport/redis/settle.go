@@ -186,15 +186,15 @@ func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []st
 // the session, under the session's context.
 func (s *store) release(claims []virtual.Claim, noAck bool) {
 	if noAck {
-		for i := len(claims) - 1; i >= 0; i-- { // the oldest last: it is next again
-			s.link.client.Do(s.ctx, s.command("RPUSH", s.keys.prefix+claims[i].Tag.Ref, string(claims[i].Raw)))
+		for _, c := range slices.Backward(claims) { // the oldest last: it is next again
+			s.link.client.Do(s.ctx, s.command("RPUSH", s.keys.prefix+c.Tag.Ref, string(c.Raw)))
 		}
 		return
 	}
 	groups := map[*ownList][]*virtual.Settlement{}
-	for i := len(claims) - 1; i >= 0; i-- {
-		if l := s.listOf(claims[i].Tag); l != nil {
-			groups[l] = append(groups[l], &virtual.Settlement{Settlement: driver.Settlement{Tag: claims[i].Tag, Outcome: driver.Release}})
+	for _, c := range slices.Backward(claims) {
+		if l := s.listOf(c.Tag); l != nil {
+			groups[l] = append(groups[l], &virtual.Settlement{Settlement: driver.Settlement{Tag: c.Tag, Outcome: driver.Release}})
 		}
 	}
 	for l, g := range groups {

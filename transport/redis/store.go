@@ -186,14 +186,6 @@ func (s *store) command(args ...string) rueidis.Completed {
 	return s.link.client.B().Arbitrary(args...).Build()
 }
 
-// ask runs one command under ctx.
-func (s *store) ask(ctx context.Context, op string, kind error, args ...string) (rueidis.RedisResult, error) {
-	return call(ctx, s, op, kind, func() (rueidis.RedisResult, error) {
-		r := s.link.client.Do(s.ctx, s.command(args...))
-		return r, redisError(r.Error())
-	}, nil)
-}
-
 // multi runs commands in one transaction and returns what each answered. Under
 // the session's context; for use inside call.
 func (s *store) multi(cmds ...rueidis.Completed) ([]rueidis.RedisMessage, error) {

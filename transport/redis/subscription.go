@@ -123,7 +123,7 @@ func (u *subscription) over() error {
 	if closed {
 		return &driver.Error{Op: "receive", Transport: Scheme, Entity: u.queue, Kind: driver.ErrClosed}
 	}
-	return u.s.failed("receive", u.queue, driver.ErrUnavailable, cmp.Or(u.err, error(driver.ErrClosed)))
+	return u.s.failed("receive", u.queue, driver.ErrUnavailable, cmp.Or(u.err, driver.ErrClosed))
 }
 
 func (u *subscription) pop(dst []virtual.Claim) (n int, over bool) {
