@@ -172,21 +172,25 @@ func (c *conn) sharedBindings(ctx context.Context, exchange string) ([]driver.Bi
 	return t.Bindings, err
 }
 
-// unshare takes a queue out of the shared tables of all exchanges known here.
-func (c *conn) unshare(ctx context.Context, queue string) error {
-	if c.router == nil {
+// sharing names the exchanges in whose shared tables a queue known here may
+// stand; mu is held.
+func (e *engine) sharing() []string {
+	if !e.shared {
 		return nil
 	}
 	var names []string
-	c.mu.RLock()
-	for name, x := range c.exchanges {
+	for name, x := range e.exchanges {
 		if !x.predeclared || len(x.from) > 0 {
 			names = append(names, name)
 		}
 	}
-	c.mu.RUnlock()
+	return names
+}
+
+// unshare takes a queue out of the shared tables of exchanges.
+func (c *conn) unshare(ctx context.Context, queue string, exchanges []string) error {
 	var failed error
-	for _, name := range names {
+	for _, name := range exchanges {
 		all, err := c.sharedBindings(ctx, name)
 		if err == nil {
 			err = c.unbindShared(ctx, name, slices.DeleteFunc(all, func(b driver.Binding) bool { return b.Queue != queue }))

@@ -288,6 +288,30 @@ func TestSessionsShareTheEngine(t *testing.T) {
 	second.receive(second.consume("q", 1), 1)
 }
 
+// The next session deletes what a dead one could not: its exclusive queues and
+// their shared bindings.
+func TestOrphanedQueuesAreSwept(t *testing.T) {
+	f := newFake(true)
+	c := f.connector()
+	first := connectPeer(t, f, c)
+	first.declare(driver.Exchange{Name: "x"}, driver.Queue{Name: "reply", Exclusive: true}, driver.Binding{Exchange: "x", Queue: "reply", Key: "k"})
+	if err := first.publish("x", "k", "m"); err != nil {
+		t.Fatal(err)
+	}
+	first.fake.finish(errKilled)
+	<-first.conn.Done()
+	if err := first.conn.Close(first.ctx); err != nil {
+		t.Error(err)
+	}
+	second := connectPeer(t, f, c)
+	second.declare(driver.Queue{Name: "anything"})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lists["reply"] != nil || len(f.tables["x"].members) != 0 {
+		t.Errorf("%v, %v", f.lists["reply"], f.tables["x"].members)
+	}
+}
+
 // What is too large is known before anything is sent.
 func TestMessageTooLarge(t *testing.T) {
 	f := newFake(false)
