@@ -264,9 +264,10 @@ func TestWakingAllocatesNothing(t *testing.T) {
 	c.declare(driver.Step{Queue: &driver.Queue{Name: "q"}})
 	r := c.consume("q", 1)
 	ctx, stop := context.WithCancel(c.ctx)
-	next, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
+	next := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+
 		var (
 			in     [1]driver.Incoming
 			settle [1]driver.Settlement
@@ -283,7 +284,7 @@ func TestWakingAllocatesNothing(t *testing.T) {
 			_ = r.Settle(ctx, settle[:])
 			next <- struct{}{}
 		}
-	}()
+	})
 	s, err := c.OpenSender(c.ctx, driver.SenderConfig{Window: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -297,7 +298,7 @@ func TestWakingAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations a message, want 1", n)
 	}
 	stop()
-	<-done
+	wg.Wait()
 }
 
 func TestRing(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -215,7 +216,9 @@ func claimWaits(k *kit) {
 	}
 	other := k.open()
 	got := make(chan []virtual.Claim, 1)
-	go func() { got <- k.claimAs(other, r, 1) }()
+	var wg sync.WaitGroup
+	wg.Go(func() { got <- k.claimAs(other, r, 1) })
+	k.Cleanup(wg.Wait)
 	k.push(q, "woken")
 	k.want(<-got, "woken")
 }
