@@ -160,8 +160,8 @@ func (s *session) applyBinding(ctx context.Context, step driver.Step, b driver.B
 		return err
 	case step.Op == driver.Check:
 		return failure("check", entity, driver.ErrUnsupported, errors.New("AMQP cannot look a binding up"))
-	case b.Exchange == "" && b.Key == b.Queue && step.Op == driver.Declare:
-		return nil // so is every queue, and RabbitMQ refuses to be asked
+	case b.Exchange == "" && b.ToExchange == "" && b.Key == b.Queue:
+		return nil // every queue is bound so, for good; RabbitMQ refuses to be asked
 	case step.Op == driver.Delete:
 		return absentIsFine(s.onScratch(ctx, "unbind", entity, func(ch *amqp091.Channel) error {
 			return unbind(ch, to, b.Key, b.Exchange, table)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/gombu/gombu/driver"
 	amqp091 "github.com/rabbitmq/amqp091-go"
@@ -219,8 +218,7 @@ func TestQueuesByManagement(t *testing.T) {
 	receive(t, r, 2)
 	var list driver.Lister = s
 	var got driver.QueueInfo
-	end := time.Now().Add(20 * time.Second) // the broker's figures are up to 5 s old
-	for ; time.Now().Before(end) && got != (driver.QueueInfo{Name: q, Ready: 1, Unsettled: 2, Consumers: 1}); time.Sleep(100 * time.Millisecond) {
+	eventually(t, "the broker's figures, up to 5 s old, are right", func() bool {
 		queues, err := list.Queues(testContext(t))
 		if errors.Is(err, driver.ErrUnavailable) {
 			needs(t, "RabbitMQ's management plugin", "scripts/services start rabbitmq")
@@ -233,10 +231,8 @@ func TestQueuesByManagement(t *testing.T) {
 				got = info
 			}
 		}
-	}
-	if got != (driver.QueueInfo{Name: q, Ready: 1, Unsettled: 2, Consumers: 1}) {
-		t.Fatalf("%+v", got)
-	}
+		return got == driver.QueueInfo{Name: q, Ready: 1, Unsettled: 2, Consumers: 1}
+	})
 }
 
 func TestManagementFailures(t *testing.T) {

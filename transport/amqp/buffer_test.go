@@ -46,11 +46,13 @@ func TestLinkBoundsItsMemory(t *testing.T) {
 			t.Fatal("what is buffered counts as sent")
 		}
 		granted := make(chan error, 1)
-		go func() { granted <- l.reserve(t.Context(), 1) }()
+		var wg sync.WaitGroup
+		wg.Go(func() { granted <- l.reserve(t.Context(), 1) })
 		synctest.Wait()
 		if _, err := io.ReadFull(peer, make([]byte, 2*bufferLimit+writeChunk)); err != nil {
 			t.Fatal(err)
 		}
+		wg.Wait()
 		if err := <-granted; err != nil {
 			t.Fatal(err)
 		}
@@ -84,8 +86,10 @@ func TestLinkEndsWhenThePeerReadsNothing(t *testing.T) {
 		l.mu.Lock()
 		l.reserved += bufferLimit
 		l.mu.Unlock()
-		go func() { waiting <- l.reserve(t.Context(), 1) }()
+		var wg sync.WaitGroup
+		wg.Go(func() { waiting <- l.reserve(t.Context(), 1) })
 		l.setBlocked(false)
+		wg.Wait()
 		if err := <-waiting; err == nil {
 			t.Fatal("room on a link that is over")
 		}

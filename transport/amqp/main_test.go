@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,38 +15,12 @@ import (
 
 	"github.com/gombu/gombu/driver"
 	"github.com/gombu/gombu/driver/dsn"
+	"github.com/gombu/gombu/internal/leak"
 )
 
 const patience = 10 * time.Second
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if left := leaked(); code == 0 && left != "" {
-		fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", left)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// leaked waits until no goroutine runs code of ours or of amqp091 any more, and
-// returns the stacks of those that stay.
-func leaked() string {
-	var left []string
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		buf := make([]byte, 1<<20)
-		buf = buf[:runtime.Stack(buf, true)]
-		left = nil
-		for i, stack := range strings.Split(string(buf), "\n\n") {
-			if i > 0 && (strings.Contains(stack, "transport/amqp.") || strings.Contains(stack, "amqp091-go.")) {
-				left = append(left, stack)
-			}
-		}
-		if left == nil {
-			return ""
-		}
-	}
-	return strings.Join(left, "\n\n")
-}
+func TestMain(m *testing.M) { leak.Main(m, "github.com/gombu/gombu", "amqp091-go.") }
 
 func brokerURL() string {
 	if u := os.Getenv("GOMBU_TEST_AMQP"); u != "" {
@@ -319,12 +292,13 @@ func bodies(in []driver.Incoming) string {
 // eventually waits until ok holds.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if ok() {
-			return
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); !ok(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
-	t.Fatalf("never: %s", what)
 }
 
 func wantKind(t testing.TB, err, kind error) {

@@ -350,11 +350,13 @@ func TestQueueDeletedUnderConsumer(t *testing.T) {
 	q := queue(t, s, driver.Queue{})
 	r := openReceiver(t, s, driver.ReceiverConfig{Queue: q, Prefetch: 1})
 	ended := make(chan error, 1)
-	go func() {
+	var wg sync.WaitGroup
+	wg.Go(func() {
 		_, err := r.Receive(testContext(t), make([]driver.Incoming, 1))
 		ended <- err
-	}()
+	})
 	apply(t, s, driver.Step{Op: driver.Delete, Queue: &driver.Queue{Name: q}})
+	wg.Wait()
 	wantKind(t, <-ended, driver.ErrNotFound)
 	if e := news.wait(t, driver.Gone); e.Entity != q {
 		t.Fatal(e)
