@@ -323,7 +323,18 @@ func (l *lane) answer(k *call, err error) {
 		l.c.log.Debug("gombu: outcome of a publish whose caller had gone", "err", err)
 		return
 	}
-	k.done <- err
+	k.done <- about(&k.out, err)
+}
+
+// about says in err where the message was to go, when the transport did not.
+func about(out *driver.Outgoing, err error) error {
+	e, ok := err.(*Error)
+	if !ok || e.Entity != "" {
+		return err
+	}
+	said := *e
+	said.Entity = target(out)
+	return &said
 }
 
 // collect brings the outcomes of one sender home. What a lost session left
@@ -445,22 +456,6 @@ func (l *lane) close() {
 	if !running {
 		l.failAll(&Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed})
 	}
-}
-
-// begin and end count what is unanswered, for Flush.
-func (p *Producer) begin() {
-	p.mu.Lock()
-	p.pending++
-	p.mu.Unlock()
-}
-
-func (p *Producer) end() {
-	p.mu.Lock()
-	if p.pending--; p.pending == 0 && p.idle != nil {
-		close(p.idle)
-		p.idle = nil
-	}
-	p.mu.Unlock()
 }
 
 // flush waits until nothing of p, or of the whole lane, is unanswered.

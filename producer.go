@@ -157,6 +157,22 @@ func (p *Producer) ready(ctx context.Context, m *Message) error {
 	return p.c.declareOnce(ctx, m.Declare)
 }
 
+// begin and end count what is unanswered, for Flush.
+func (p *Producer) begin() {
+	p.mu.Lock()
+	p.pending++
+	p.mu.Unlock()
+}
+
+func (p *Producer) end() {
+	p.mu.Lock()
+	if p.pending--; p.pending == 0 && p.idle != nil {
+		close(p.idle)
+		p.idle = nil
+	}
+	p.mu.Unlock()
+}
+
 // session is where a message goes now. What was declared is put back by the
 // consuming session, so a publisher waits for that one too.
 func (p *lane) session(ctx context.Context) (*session, error) {

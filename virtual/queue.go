@@ -209,7 +209,7 @@ func (c *conn) inspect(ctx context.Context, op, name string) (driver.QueueInfo, 
 	}
 	info, err := c.store.Stat(ctx, name)
 	if isNotFound(err) && (q != nil || op == "inspect") && !c.Sole {
-		info, err = driver.QueueInfo{Consumers: -1}, nil
+		info, err = driver.QueueInfo{Unsettled: -1, Delayed: -1, Consumers: -1}, nil
 	}
 	if err != nil {
 		return driver.QueueInfo{}, err

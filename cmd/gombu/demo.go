@@ -79,14 +79,20 @@ func (d *demo) do(ctx context.Context) error {
 	fmt.Fprintf(d.a.stderr, "%s: %d messages through exchange media to queue video\n", d.conn, d.n)
 	run, stop := context.WithCancel(ctx)
 	defer stop()
+	send, giveUp := context.WithCancel(ctx) // outlives run: the last confirms come after the last message
+	defer giveUp()
 	var wg sync.WaitGroup
 	var consumeErr error
 	start := time.Now()
-	wg.Go(func() { consumeErr = d.consume(run, stop) })
+	wg.Go(func() {
+		if consumeErr = d.consume(run, stop); consumeErr != nil {
+			giveUp()
+		}
+	})
 	if terminal(d.a.stderr) {
 		wg.Go(func() { d.progress(run, start) })
 	}
-	err = d.publish(run)
+	err = d.publish(send)
 	if err != nil {
 		stop()
 	}
@@ -95,10 +101,10 @@ func (d *demo) do(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("interrupted after %d messages", d.consumed.Load())
-	case err != nil:
-		return err
 	case consumeErr != nil:
 		return consumeErr
+	case err != nil:
+		return err
 	case d.lost() > 0:
 		return fmt.Errorf("%d messages lost", d.lost())
 	}

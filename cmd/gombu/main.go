@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -44,7 +45,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if err != nil && !errors.Is(err, errFewer) {
-		fmt.Fprintln(stderr, "gombu:", err)
+		fmt.Fprintln(stderr, "gombu:", strings.TrimPrefix(err.Error(), "gombu: "))
 	}
 	return status(err)
 }
