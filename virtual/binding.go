@@ -13,10 +13,10 @@ func (c *conn) applyBinding(ctx context.Context, s *driver.Step) error {
 	switch {
 	case (b.Queue == "") == (b.ToExchange == ""):
 		return c.fail("bind", b.Exchange, driver.ErrInvalid, "want a queue or an exchange to bind, and not both")
-	case b.Exchange == "" && b.ToExchange != "":
-		return c.fail("bind", b.ToExchange, driver.ErrDenied, "the default exchange leads to queues only")
+	case b.Exchange == "" && (b.ToExchange != "" || s.Op == driver.Delete):
+		return c.fail("bind", b.Queue+b.ToExchange, driver.ErrDenied, "the default exchange leads to each queue by its name, and nowhere else")
 	case b.Exchange == "":
-		return nil // every queue is bound to it by its name, and by nothing else
+		return nil // it is there
 	case s.Op == driver.Delete:
 		return c.unbind(ctx, b)
 	case s.Op == driver.Check:
@@ -28,7 +28,7 @@ func (c *conn) applyBinding(ctx context.Context, s *driver.Step) error {
 // bind puts the binding into the graph, then into the shared table. Twice is
 // once, but the shared table is written again: others may have cleaned it.
 func (c *conn) bind(ctx context.Context, b *driver.Binding) error {
-	kind, err := c.kindToBind(ctx, b.Exchange)
+	kind, err := c.kindFor(ctx, b.Exchange)
 	if err != nil {
 		return err
 	}
@@ -50,21 +50,21 @@ func (c *conn) bind(ctx context.Context, b *driver.Binding) error {
 		return err
 	}
 	if c.router != nil {
-		if err := c.router.Bind(ctx, from.decl.Type, []driver.Binding{*b}); err != nil {
+		if err := c.router.Bind(ctx, kind, []driver.Binding{*b}); err != nil {
 			return err
 		}
 	}
 	return c.resubscribe(ctx, b.Queue, from)
 }
 
-// kindToBind is the type of an exchange that only the shared table knows;
-// empty for one that is known here or nowhere.
-func (c *conn) kindToBind(ctx context.Context, name string) (string, error) {
+// kindFor is the type under which an exchange's bindings are shared: as it was
+// declared here, else as the shared table shows; empty when neither knows it.
+func (c *conn) kindFor(ctx context.Context, name string) (string, error) {
 	c.mu.RLock()
-	x := c.exchanges[name]
+	kind := kindOf(c.exchanges[name])
 	c.mu.RUnlock()
-	if x != nil || c.router == nil {
-		return "", nil
+	if kind != "" || c.router == nil {
+		return kind, nil
 	}
 	t, err := c.table(ctx, name, "")
 	if err != nil || t.size == 0 {
@@ -134,12 +134,22 @@ func (c *conn) unbind(ctx context.Context, b *driver.Binding) error {
 	if b.Queue == "" {
 		return nil
 	}
-	if c.router != nil {
-		if err := c.router.Unbind(ctx, kindOf(from), []driver.Binding{*b}); err != nil {
-			return err
-		}
+	if err := c.unbindShared(ctx, b.Exchange, []driver.Binding{*b}); err != nil {
+		return err
 	}
 	return c.resubscribe(ctx, b.Queue, from)
+}
+
+// unbindShared takes bindings of one exchange out of the shared table.
+func (c *conn) unbindShared(ctx context.Context, exchange string, b []driver.Binding) error {
+	if c.router == nil || len(b) == 0 {
+		return nil
+	}
+	kind, err := c.kindFor(ctx, exchange)
+	if err != nil || kind == "" {
+		return err // nothing is bound to it
+	}
+	return c.router.Unbind(ctx, kind, b)
 }
 
 func (c *conn) checkBinding(b *driver.Binding) error {
@@ -162,25 +172,28 @@ func (c *conn) sharedBindings(ctx context.Context, exchange string) ([]driver.Bi
 	return t.Bindings, err
 }
 
-// unshare takes a queue out of the shared tables of all exchanges known here.
-func (c *conn) unshare(ctx context.Context, name string) error {
-	if c.router == nil {
+// sharing names the exchanges in whose shared tables a queue known here may
+// stand; mu is held.
+func (e *engine) sharing() []string {
+	if !e.shared {
 		return nil
 	}
-	var exchanges []*exchange
-	c.mu.RLock()
-	for _, x := range c.exchanges {
-		exchanges = append(exchanges, x)
+	var names []string
+	for name, x := range e.exchanges {
+		if !x.predeclared || len(x.from) > 0 {
+			names = append(names, name)
+		}
 	}
-	c.mu.RUnlock()
+	return names
+}
+
+// unshare takes a queue out of the shared tables of exchanges.
+func (c *conn) unshare(ctx context.Context, queue string, exchanges []string) error {
 	var failed error
-	for _, x := range exchanges {
-		all, err := c.sharedBindings(ctx, x.decl.Name)
+	for _, name := range exchanges {
+		all, err := c.sharedBindings(ctx, name)
 		if err == nil {
-			all = slices.DeleteFunc(all, func(b driver.Binding) bool { return b.Queue != name })
-			if len(all) > 0 {
-				err = c.router.Unbind(ctx, kindOf(x), all)
-			}
+			err = c.unbindShared(ctx, name, slices.DeleteFunc(all, func(b driver.Binding) bool { return b.Queue != queue }))
 		}
 		if err != nil {
 			failed = err

@@ -12,10 +12,14 @@ import (
 // claimer is the one goroutine of a session that claims, for all receivers
 // whose claims may share a call. It asks for as much as their credit allows
 // together, each time beginning with another receiver.
+//
+// It exists with its first receiver and stays; its goroutine runs while there
+// are any.
 type claimer struct {
 	c         *conn
 	key       claimKey
-	receivers []*receiver // guarded by conn.opened
+	receivers []*receiver // guarded by conn.opened, and so is running
+	running   bool
 	turn      int
 
 	mu     sync.Mutex
@@ -25,6 +29,10 @@ type claimer struct {
 	work chan struct{} // capacity 1
 }
 
+// mostClaims is how many items one Claim asks for at most, however large the
+// prefetch is.
+const mostClaims = 1024
+
 // claimKey says which receivers share a claimer.
 type claimKey struct {
 	queue string // where one Claim serves one queue
@@ -32,35 +40,54 @@ type claimKey struct {
 	lease time.Duration
 }
 
-// join gives r to the claimer of its kind, starting it if need be.
-func (c *conn) join(r *receiver) error {
-	key := claimKey{noAck: r.cfg.NoAck, lease: r.cfg.Lease}
+// claimerOf returns the claimer of r's kind; nil over an inline store.
+func (c *conn) claimerOf(cfg *driver.ReceiverConfig) *claimer {
+	if c.info.Inline {
+		return nil
+	}
+	key := claimKey{noAck: cfg.NoAck, lease: cfg.Lease}
 	if c.info.ClaimQueues != 0 {
-		key.queue = r.queue
+		key.queue = cfg.Queue
 	}
 	c.opened.Lock()
-	if c.closing.Load() {
-		c.opened.Unlock()
-		return c.gone("consume")
-	}
+	defer c.opened.Unlock()
 	cl := c.claimers[key]
 	if cl == nil {
 		cl = &claimer{c: c, key: key, work: make(chan struct{}, 1)}
 		c.claimers[key] = cl
-		c.wg.Go(cl.run)
 	}
-	r.claimer = cl
-	cl.receivers = append(cl.receivers, r)
-	c.opened.Unlock()
+	return cl
+}
+
+// join makes r's claimer work for it too.
+func (r *receiver) join() error {
+	cl := r.claimer
+	if cl == nil {
+		return nil
+	}
+	cl.c.opened.Lock()
+	if cl.c.closing.Load() {
+		cl.c.opened.Unlock()
+		return cl.c.gone("consume")
+	}
+	cl.receivers = append(slices.Clone(cl.receivers), r)
+	if !cl.running {
+		cl.running = true
+		cl.c.wg.Go(cl.run)
+	}
+	cl.c.opened.Unlock()
 	cl.kick()
 	return nil
 }
 
-func (c *conn) leave(r *receiver) {
-	c.opened.Lock()
+func (r *receiver) leave() {
 	cl := r.claimer
+	if cl == nil {
+		return
+	}
+	cl.c.opened.Lock()
 	cl.receivers = slices.DeleteFunc(slices.Clone(cl.receivers), func(o *receiver) bool { return o == r })
-	c.opened.Unlock()
+	cl.c.opened.Unlock()
 	cl.kick()
 }
 
@@ -76,13 +103,11 @@ func (cl *claimer) kick() {
 	signal(cl.work)
 }
 
-// current returns the receivers; none ends the claimer.
+// current returns the receivers; none ends the goroutine.
 func (cl *claimer) current() []*receiver {
 	cl.c.opened.Lock()
 	defer cl.c.opened.Unlock()
-	if len(cl.receivers) == 0 {
-		delete(cl.c.claimers, cl.key)
-	}
+	cl.running = len(cl.receivers) > 0
 	return cl.receivers
 }
 
@@ -107,6 +132,7 @@ func (cl *claimer) run() {
 		for _, w := range wants {
 			total += w.Max
 		}
+		total = min(total, mostClaims)
 		claims = slices.Grow(claims[:0], total)[:total]
 		clear(claims)
 		n, err := cl.claim(wants, claims)
@@ -195,9 +221,12 @@ func (cl *claimer) distribute(claims []Claim, takers []*receiver) {
 				break
 			}
 		}
-		if !taken && !cl.key.noAck {
+		if !taken {
 			back = append(back, release(claims[i].Tag))
 		}
+	}
+	if cl.key.noAck {
+		back = nil // settled already; only a receiver that is over refuses those
 	}
 	if err := cl.c.giveBack(cl.c.ctx, back); err != nil && !cl.c.over() {
 		cl.c.env.Log.Warn("claims were not given back", "transport", cl.c.Transport, "claims", len(back), "error", err)
@@ -210,11 +239,12 @@ func (cl *claimer) distribute(claims []Claim, takers []*receiver) {
 	}
 }
 
-// offer takes a claim while there is room.
+// offer takes a claim while there is room; without acks any that is offered,
+// for nobody would take it back.
 func (r *receiver) offer(cl *Claim) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.room() == 0 {
+	if r.over != nil || r.room() == 0 && !r.cfg.NoAck {
 		return false
 	}
 	r.backlog.push(arrived{Claim: *cl})

@@ -209,7 +209,11 @@ func (c *conn) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// dropExclusive leaves the queues of a lost session to the next one's sweep.
 func (c *conn) dropExclusive(ctx context.Context) error {
+	if c.over() {
+		return nil
+	}
 	var mine []*queue
 	c.mu.RLock()
 	for _, q := range c.queues {

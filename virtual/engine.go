@@ -58,7 +58,7 @@ type engine struct {
 	queues    map[string]*queue
 	tables    map[string]*table // compiled shared bindings, by exchange
 	bindings  uint64            // made so far; orders them
-	expiring  int               // queues with x-expires
+	passing   int               // queues that end by themselves
 	shared    bool              // the store is a Router
 }
 

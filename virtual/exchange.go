@@ -170,6 +170,10 @@ func (c *conn) deleteExchange(ctx context.Context, name string, ifUnused bool) e
 	if err != nil {
 		return err
 	}
+	kind, err := c.kindFor(ctx, name)
+	if err != nil {
+		return err
+	}
 	var subscribed []string
 	c.mu.Lock()
 	x := c.exchanges[name]
@@ -191,7 +195,7 @@ func (c *conn) deleteExchange(ctx context.Context, name string, ifUnused bool) e
 		return err
 	}
 	if len(shared) > 0 {
-		err = c.router.Unbind(ctx, kindOf(x), shared)
+		err = c.router.Unbind(ctx, kind, shared)
 	}
 	for _, q := range subscribed {
 		if subErr := c.resubscribe(ctx, q, x); subErr != nil {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/gombu/gombu/driver"
 	"github.com/gombu/gombu/virtual"
-	"github.com/gombu/gombu/wire/kombu"
 )
 
 // fake is a server of bytes across a socket that is not there: it has a delay,
@@ -23,6 +22,7 @@ type fake struct {
 	shared      bool
 	claimQueues int
 	delay       time.Duration
+	pushing     func() // called in each Push, when set
 
 	mu     sync.Mutex
 	lists  map[string]*list
@@ -31,6 +31,7 @@ type fake struct {
 	wake   chan struct{} // closed and replaced when something was pushed
 	claims uint64
 	last   *fakeSession // opened
+	reads  int          // of whole tables
 }
 
 type list struct {
@@ -241,6 +242,9 @@ func (s *fakeSession) Stat(ctx context.Context, queue string) (driver.QueueInfo,
 }
 
 func (s *fakeSession) Push(ctx context.Context, items []virtual.Item) error {
+	if s.f.pushing != nil {
+		s.f.pushing()
+	}
 	if err := s.roundTrip(ctx); err != nil {
 		return err
 	}
@@ -257,7 +261,7 @@ func (s *fakeSession) push(it *virtual.Item) error {
 	if s.f.lists[it.Queue] == nil && !s.f.shared {
 		return &driver.Error{Op: "push", Transport: "fake", Entity: it.Queue, Kind: driver.ErrNotFound}
 	}
-	if !strings.Contains(string(it.Raw), it.ID) || it.ID == "" {
+	if it.ID == "" || it.Raw[0] == '{' && !strings.Contains(string(it.Raw), it.ID) {
 		return fmt.Errorf("item %q does not hold its id %q", it.Raw, it.ID)
 	}
 	s.f.claims++
@@ -272,9 +276,6 @@ func (s *fakeSession) Claim(ctx context.Context, r virtual.ClaimRequest, dst []v
 	}
 	if n := s.f.claimQueues; n > 0 && len(r.Wants) > n {
 		return 0, fmt.Errorf("%d queues in one claim", len(r.Wants))
-	}
-	if r.MaxBytes != 1<<20 {
-		return 0, fmt.Errorf("a claim of up to %d bytes", r.MaxBytes)
 	}
 	timeout := time.NewTimer(r.Wait)
 	defer timeout.Stop()
@@ -302,12 +303,12 @@ func (s *fakeSession) take(r *virtual.ClaimRequest, dst []virtual.Claim) int {
 	n, size := 0, 0
 	for _, w := range r.Wants {
 		l := s.f.lists[w.Queue]
-		for got := 0; l != nil && got < w.Max && len(l.ready) > 0 && n < len(dst) && (n == 0 || size < r.MaxBytes); got++ {
+		for got := 0; l != nil && got < w.Max && len(l.ready) > 0 && n < len(dst) && (n == 0 || r.MaxBytes == 0 || size < r.MaxBytes); got++ {
 			m := l.ready[0]
 			l.ready = l.ready[1:]
 			size += len(m.raw)
 			s.f.claims++
-			dst[n] = virtual.Claim{Queue: w.Queue, Raw: m.raw, Redelivered: m.redelivered, Tag: driver.Tag{ID: s.f.claims, Ref: "claim"}}
+			dst[n] = virtual.Claim{Queue: w.Queue, Raw: slices.Clone(m.raw), Redelivered: m.redelivered, Tag: driver.Tag{ID: s.f.claims, Ref: "claim"}}
 			if m.starts > 0 {
 				dst[n].Attempt = m.starts + 1
 			}
@@ -380,136 +381,6 @@ func (s *fakeSession) Begin(ctx context.Context, starts []driver.Start) error {
 		h.m.starts = starts[i].Attempt
 		s.held[starts[i].Tag.ID] = h
 	}
-	return nil
-}
-
-// sharing is the binding tables and the fan-out.
-type sharing struct{ s *fakeSession }
-
-const sep = "\x06\x16"
-
-func member(typ string, b *driver.Binding) string {
-	pattern := ""
-	if typ == driver.TypeTopic {
-		pattern = kombu.TopicPattern(b.Key)
-	}
-	return kombu.BindingMember(b.Key, pattern, b.Queue, sep)
-}
-
-func (x sharing) change(ctx context.Context, typ string, bs []driver.Binding, bound bool) error {
-	if err := x.s.roundTrip(ctx); err != nil {
-		return err
-	}
-	f := x.s.f
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for i := range bs {
-		t := f.tables[bs[i].Exchange]
-		if t == nil {
-			t = &bindings{members: map[string]bool{}}
-			f.tables[bs[i].Exchange] = t
-		}
-		t.version++
-		if bound {
-			t.members[member(typ, &bs[i])] = true
-			continue
-		}
-		delete(t.members, member(driver.TypeDirect, &bs[i]))
-		delete(t.members, member(driver.TypeTopic, &bs[i]))
-	}
-	return nil
-}
-
-func (x sharing) Bind(ctx context.Context, typ string, b []driver.Binding) error {
-	return x.change(ctx, typ, b, true)
-}
-
-func (x sharing) Unbind(ctx context.Context, typ string, b []driver.Binding) error {
-	return x.change(ctx, typ, b, false)
-}
-
-func (x sharing) Table(ctx context.Context, exchange, since string) (virtual.Table, bool, error) {
-	if err := x.s.roundTrip(ctx); err != nil {
-		return virtual.Table{}, false, err
-	}
-	f := x.s.f
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	t := f.tables[exchange]
-	if t == nil {
-		return virtual.Table{Version: "none"}, since != "none", nil
-	}
-	out := virtual.Table{Version: fmt.Sprint(t.version)}
-	if out.Version == since {
-		return out, false, nil
-	}
-	for m := range t.members {
-		key, pattern, queue, ok := kombu.ParseBindingMember(m, sep)
-		if !ok {
-			return out, false, fmt.Errorf("bad member %q", m)
-		}
-		out.Topic = out.Topic || pattern != ""
-		out.Bindings = append(out.Bindings, driver.Binding{Exchange: exchange, Queue: queue, Key: key})
-	}
-	return out, true, nil
-}
-
-func (x sharing) Broadcast(ctx context.Context, exchange, key string, items []virtual.Item) error {
-	if err := x.s.roundTrip(ctx); err != nil {
-		return err
-	}
-	f := x.s.f
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for sub := range f.subs {
-		if !slices.ContainsFunc(sub.bindings, func(b driver.Binding) bool { return b.Exchange == exchange && (b.Key == key || b.Key == "#") }) {
-			continue
-		}
-		for i := range items {
-			if len(sub.buffer) == cap(sub.buffer) {
-				<-sub.buffer
-				x.s.env.Notify(driver.Event{Kind: driver.Dropped, Entity: sub.queue, N: 1})
-			}
-			sub.buffer <- slices.Clone(items[i].Raw)
-		}
-	}
-	return nil
-}
-
-func (x sharing) Subscribe(ctx context.Context, c driver.ReceiverConfig, b []driver.Binding) (virtual.Subscription, error) {
-	if err := x.s.roundTrip(ctx); err != nil {
-		return nil, err
-	}
-	sub := &subscription{s: x.s, queue: c.Queue, bindings: slices.Clone(b), buffer: make(chan []byte, 100)}
-	x.s.f.mu.Lock()
-	defer x.s.f.mu.Unlock()
-	x.s.f.subs[sub] = true
-	return sub, nil
-}
-
-type subscription struct {
-	s        *fakeSession
-	queue    string
-	bindings []driver.Binding
-	buffer   chan []byte
-}
-
-func (u *subscription) Receive(ctx context.Context, dst []virtual.Claim) (int, error) {
-	select {
-	case raw := <-u.buffer:
-		dst[0] = virtual.Claim{Queue: u.queue, Raw: raw}
-		return 1, nil
-	case <-u.s.done:
-		return 0, u.s.err
-	case <-ctx.Done():
-		return 0, context.Cause(ctx)
-	}
-}
-
-func (u *subscription) Close(context.Context) error {
-	u.s.f.mu.Lock()
-	defer u.s.f.mu.Unlock()
-	delete(u.s.f.subs, u)
 	return nil
 }
 

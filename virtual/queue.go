@@ -55,14 +55,13 @@ func (c *conn) noteQueue(decl *driver.Queue) (*queue, error) {
 	}
 	switch {
 	case old == nil:
-	case old.expired() || old.owner != nil && old.owner != c: // its session is gone, the queue goes with it
+	case old.expired() || old.orphaned():
 		c.forget(old)
-	case old.assumed:
+	case old.assumed && !decl.Exclusive:
 		old.assumed, old.decl, old.args = false, *decl, args
-		if decl.Exclusive {
-			old.owner = c
-		}
 		return nil, nil
+	case old.assumed:
+		c.forget(old)
 	default:
 		old.unused = time.Now()
 		return nil, c.conflict(decl.Name, []field{
@@ -77,7 +76,9 @@ func (c *conn) noteQueue(decl *driver.Queue) (*queue, error) {
 	}
 	if ms, ok := normal(args.Get("x-expires")).(int64); ok && c.Sole {
 		q.expires = time.Duration(ms) * time.Millisecond
-		c.expiring++
+	}
+	if q.passing() {
+		c.passing++
 	}
 	c.queues[q.name] = q
 	return q, nil
@@ -85,7 +86,7 @@ func (c *conn) noteQueue(decl *driver.Queue) (*queue, error) {
 
 // lockedOut is an error when q belongs to another living session; mu is held.
 func (c *conn) lockedOut(op string, q *queue) error {
-	if q.owner == nil || q.owner == c || q.owner.over() {
+	if q.owner == nil || q.owner == c || q.orphaned() {
 		return nil
 	}
 	return c.fail(op, q.name, driver.ErrConflict, "the queue is exclusive to another session")
@@ -124,16 +125,21 @@ func (c *conn) deleteQueue(ctx context.Context, name string, ifUnused, ifEmpty b
 }
 
 // dropQueue takes the queue's bindings out, of the shared tables too, ends its
-// receivers and deletes it in the store. q is nil for one not known here.
+// receivers and deletes it in the store. q is what is known of it here, or nil.
 func (c *conn) dropQueue(ctx context.Context, name string, q *queue) error {
-	err := c.unshare(ctx, name)
-	var receivers []*receiver
 	c.mu.Lock()
-	if q != nil && c.queues[name] == q {
+	if c.queues[name] != q {
+		c.mu.Unlock()
+		return nil // somebody else did, and may have declared it again
+	}
+	var receivers []*receiver
+	exchanges := c.sharing()
+	if q != nil {
 		receivers = append(receivers, q.receivers...)
 		c.forget(q)
 	}
 	c.mu.Unlock()
+	err := c.unshare(ctx, name, exchanges)
 	if dropErr := c.store.Drop(ctx, name); dropErr != nil {
 		err = dropErr
 	}
@@ -150,37 +156,44 @@ func (e *engine) forget(q *queue) {
 		return
 	}
 	delete(e.queues, q.name)
-	if q.expires > 0 {
-		e.expiring--
+	if q.passing() {
+		e.passing--
 	}
 	for b := range q.bindings {
 		e.unlink(b)
 	}
 }
 
+// passing queues end by themselves: with time, or with their session.
+func (q *queue) passing() bool { return q.expires > 0 || q.owner != nil }
+
 func (q *queue) expired() bool {
 	return q.expires > 0 && len(q.receivers) == 0 && time.Since(q.unused) > q.expires
 }
 
-// sweep deletes the queues whose x-expires has passed. They stopped taking
-// messages at that moment (search.takeOne); this frees what they held.
+// orphaned says that the session to which the queue was exclusive is dead.
+func (q *queue) orphaned() bool { return q.owner != nil && q.owner.over() }
+
+// sweep deletes the queues whose x-expires has passed, which stopped taking
+// messages at that moment (search.takeOne), and those of dead sessions, which
+// could not do it any more.
 func (c *conn) sweep(ctx context.Context) {
-	var gone []*queue
-	c.mu.Lock()
-	if c.expiring == 0 {
-		c.mu.Unlock()
+	if ctx.Err() != nil {
 		return
 	}
-	for _, q := range c.queues {
-		if q.expired() {
-			gone = append(gone, q)
-			c.forget(q)
+	c.mu.RLock()
+	var gone []*queue
+	if c.passing > 0 {
+		for _, q := range c.queues {
+			if q.expired() || q.orphaned() {
+				gone = append(gone, q)
+			}
 		}
 	}
-	c.mu.Unlock()
+	c.mu.RUnlock()
 	for _, q := range gone {
-		if err := c.store.Drop(ctx, q.name); err != nil {
-			c.env.Log.WarnContext(ctx, "an expired queue was not deleted", "queue", q.name, "error", err)
+		if err := c.dropQueue(ctx, q.name, q); err != nil {
+			c.env.Log.WarnContext(ctx, "a queue that had ended was not deleted", "queue", q.name, "error", err)
 		}
 	}
 }
@@ -226,6 +239,7 @@ func (c *conn) attach(r *receiver) error {
 	if err := c.lockedOut("consume", q); err != nil {
 		return err
 	}
+	q.receivers = slices.DeleteFunc(q.receivers, func(o *receiver) bool { return o.c.over() })
 	if len(q.receivers) > 0 && (r.cfg.Exclusive || q.receivers[0].cfg.Exclusive) {
 		return c.fail("consume", r.queue, driver.ErrConflict, "the queue is in exclusive use by another consumer")
 	}

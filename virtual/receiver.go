@@ -76,6 +76,7 @@ func (c *conn) OpenReceiver(ctx context.Context, cfg driver.ReceiverConfig) (dri
 		c: c, queue: cfg.Queue, cfg: cfg, prefetch: cfg.Prefetch,
 		wake: make(chan struct{}, 1), subscribing: make(chan struct{}, 1),
 	}
+	r.claimer = c.claimerOf(&cfg)
 	if err := c.attach(r); err != nil {
 		return nil, err
 	}
@@ -86,8 +87,8 @@ func (c *conn) OpenReceiver(ctx context.Context, cfg driver.ReceiverConfig) (dri
 	if err == nil {
 		err = c.gone("consume") // Close may not have seen this receiver
 	}
-	if err == nil && !c.info.Inline {
-		err = c.join(r)
+	if err == nil {
+		err = r.join()
 	}
 	if err != nil {
 		_ = r.Close(ctx) // err is the news
@@ -243,9 +244,10 @@ func (r *receiver) interruptible(ctx context.Context) context.Context {
 	return r.waiting
 }
 
-// sameContext compares contexts, also those of types that == would panic on.
+// sameContext compares only pointers, which nearly all contexts are: == panics
+// on some other types.
 func sameContext(a, b context.Context) bool {
-	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+	return reflect.TypeOf(a).Kind() == reflect.Pointer && a == b
 }
 
 // took ends a Claim of Receive's own and hands out what it brought. When the
@@ -420,9 +422,7 @@ func (r *receiver) Close(ctx context.Context) error {
 		cancel()
 	}
 	r.end(r.c.fail("receive", r.queue, driver.ErrClosed, "the receiver was closed"))
-	if r.claimer != nil {
-		r.c.leave(r)
-	}
+	r.leave()
 	err := r.unsubscribe(ctx)
 	if idleErr := r.awaitIdle(ctx); idleErr != nil {
 		err = idleErr
@@ -451,51 +451,4 @@ func (c *conn) giveBack(ctx context.Context, back []Settlement) error {
 		return nil
 	}
 	return c.store.Settle(ctx, back)
-}
-
-// arrived is a claim or a broadcast that was not received yet.
-type arrived struct {
-	Claim
-	fan bool
-}
-
-// backlog is a queue of arrivals that reuses its array.
-type backlog struct {
-	items []arrived
-	head  int
-}
-
-func (b *backlog) len() int { return len(b.items) - b.head }
-
-func (b *backlog) push(a arrived) {
-	if b.head > 0 && len(b.items) == cap(b.items) {
-		n := copy(b.items, b.items[b.head:])
-		clear(b.items[n:])
-		b.items, b.head = b.items[:n], 0
-	}
-	b.items = append(b.items, a)
-}
-
-func (b *backlog) pop() arrived {
-	a := b.items[b.head]
-	b.items[b.head] = arrived{}
-	if b.head++; b.head == len(b.items) {
-		b.items, b.head = b.items[:0], 0
-	}
-	return a
-}
-
-// giveBack empties the backlog of claims. Broadcasts stay, and so does what
-// was settled by being claimed: nobody would take them back.
-func (b *backlog) giveBack(noAck bool) []Settlement {
-	var back []Settlement
-	for range b.len() {
-		a := b.pop()
-		if a.fan || noAck {
-			defer b.push(a)
-			continue
-		}
-		back = append(back, release(a.Claim.Tag))
-	}
-	return back
 }

@@ -34,6 +34,8 @@ type Store interface {
 	// claimed nothing.
 	Claim(ctx context.Context, r ClaimRequest, dst []Claim) (int, error)
 	// Settle ends claims; Err per item, ErrLeaseLost for a claim no longer ours.
+	// What one batch returns to a queue is given oldest first, and must lie
+	// there so that the first of it is next.
 	Settle(ctx context.Context, s []Settlement) error
 
 	Info() Info
@@ -85,7 +87,8 @@ type Claim struct {
 
 // A Settlement ends one claim. Put is pushed in the same step where Info.Atomic
 // says so; other stores push first and settle after. With Verbatim set the
-// stored text itself is moved to the queue of that name, unchanged.
+// stored text itself is moved to the queue of that name, unchanged; a store
+// without bytes moves its message and adds the headers of Put[0].Msg.
 type Settlement struct {
 	driver.Settlement
 	Put      []Item
@@ -101,7 +104,9 @@ type Info struct {
 	Queue       driver.QueueFeatures
 }
 
-// Optional interfaces of a Store, found by type assertion.
+// Optional interfaces of a Store, found by type assertion. Two more are
+// driver.Leaser and driver.Counter, with the store's own tags: its receivers
+// have these abilities then.
 type (
 	// A Router shares bindings between processes.
 	Router interface {

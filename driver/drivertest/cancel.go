@@ -93,10 +93,10 @@ func blockedReceive(k *kit) {
 			err error
 		}
 		done := make(chan result, 1)
-		go func() {
+		k.background(func() {
 			n, err := r.Receive(ctx, make([]driver.Incoming, 1))
 			done <- result{n, err}
-		}()
+		})
 		timer := time.NewTimer(20 * time.Millisecond)
 		select {
 		case got := <-done:

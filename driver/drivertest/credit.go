@@ -5,7 +5,7 @@ import (
 )
 
 var creditCases = []testCase{
-	{"PrefetchHolds", prefetchHolds},
+	{"Behaviour169_PrefetchHolds", prefetchHolds},
 	{"PrefetchLive", prefetchLive},
 	{"ZeroDrainResume", zeroDrainResume},
 	{"ZeroGivesBack", zeroGivesBack},

@@ -69,6 +69,13 @@ type testCase struct {
 	run  func(k *kit)
 }
 
+// background runs f beside the case, which waits for it.
+func (k *kit) background(f func()) {
+	var wg sync.WaitGroup
+	wg.Go(f)
+	k.Cleanup(wg.Wait)
+}
+
 // quiet is how long nothing must happen where nothing may.
 const quiet = 120 * time.Millisecond
 

@@ -58,11 +58,11 @@ func expiresAtOnce(k *kit) {
 	r := s.consume(q, 10)
 	k.nothing(r)
 	done := make(chan []driver.Incoming, 1)
-	go func() {
+	k.background(func() {
 		dst := make([]driver.Incoming, 1)
 		n, _ := r.Receive(k.ctx, dst)
 		done <- dst[:n]
-	}()
+	})
 	k.eventually("a consumer that waits gets it", func() bool {
 		s.mustPublish(m)
 		select {

@@ -10,7 +10,7 @@ var redeliveryCases = []testCase{
 	{"AfterReceiverClose", func(k *kit) {
 		k.redelivered(func(_ *session, r driver.Receiver) { k.must(r.Close(k.ctx)) })
 	}},
-	{"AfterSessionClose", func(k *kit) { k.redelivered(func(s *session, _ driver.Receiver) { s.end() }) }},
+	{"Behaviour170_AfterSessionClose", func(k *kit) { k.redelivered(func(s *session, _ driver.Receiver) { s.end() }) }},
 	{"AfterKill", afterKill},
 	{"SettleAfterSessionEnd", settleAfterEnd},
 	{"ClosedSession", closedSession},

@@ -17,7 +17,7 @@ var routingCases = []testCase{
 	{"ExchangeToExchange", exchangeToExchange},
 	{"Alternate", alternate},
 	{"Predeclared", predeclared},
-	{"Unroutable", unroutableTable},
+	{"Behaviour200_OnlyMatchingQueues", unroutableTable},
 }
 
 func defaultExchange(k *kit) {

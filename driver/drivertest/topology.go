@@ -7,7 +7,7 @@ import (
 )
 
 var topologyCases = []testCase{
-	{"Redeclare", redeclare},
+	{"Behaviour171_Redeclare", redeclare},
 	{"OneBadStepFailsAlone", oneBadStep},
 	{"Check", check},
 	{"DeleteMissing", deleteMissing},
