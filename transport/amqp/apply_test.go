@@ -80,6 +80,7 @@ func TestStepsFailAlone(t *testing.T) {
 		{Queue: &driver.Queue{Name: "amq.mine"}},
 		{Queue: &driver.Queue{Name: unique(t), Args: driver.Headers{{Key: "x-max-length", Value: "ten"}}}},
 		{Queue: &driver.Queue{Name: unique(t), Args: driver.Headers{{Key: "odd", Value: struct{}{}}}}},
+		{Queue: &driver.Queue{Name: unique(t), Transient: true, Args: driver.Headers{{Key: "x-queue-type", Value: "quorum"}}}},
 		{Queue: &driver.Queue{Name: strings.Repeat("n", 256)}},
 		{Queue: &driver.Queue{}},
 		{},
@@ -95,7 +96,7 @@ func TestStepsFailAlone(t *testing.T) {
 	for i, want := range []error{
 		driver.ErrConflict, driver.ErrConflict, driver.ErrConflict, driver.ErrUnsupported, driver.ErrNotFound, driver.ErrNotFound,
 		driver.ErrNotFound, driver.ErrUnsupported, driver.ErrDenied, driver.ErrInvalid, driver.ErrInvalid, driver.ErrInvalid,
-		driver.ErrInvalid, driver.ErrInvalid, nil, nil, nil, nil, nil,
+		driver.ErrInvalid, driver.ErrInvalid, driver.ErrInvalid, nil, nil, nil, nil, nil,
 	} {
 		if err := steps[i].Err; !errors.Is(err, want) {
 			t.Errorf("step %d: %v; want %v", i, err, want)

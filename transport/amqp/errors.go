@@ -67,7 +67,7 @@ func kindOf(e *amqp091.Error) error {
 	case amqp091.ResourceLocked:
 		return driver.ErrConflict
 	case amqp091.PreconditionFailed:
-		if strings.Contains(e.Reason, "invalid arg") || strings.Contains(e.Reason, "nvalid x-match") {
+		if strings.Contains(e.Reason, "nvalid ") { // an argument or property, not a difference
 			return driver.ErrInvalid
 		}
 		return driver.ErrConflict

@@ -224,79 +224,85 @@ func TestInvalidBeforeTheWrite(t *testing.T) {
 	mustPublish(t, s, with(func(m *driver.Outgoing) { m.Props.UserID = "guest" }))
 }
 
-// The properties may fill exactly one frame; with one byte more the broker
-// would close the connection.
+// sizedMessage has every property and header type, and a header of n bytes.
+func sizedMessage(queue string, n int) driver.Outgoing {
+	m := to(queue, "body")
+	m.Props = driver.Properties{
+		ContentType: "text/plain", ContentEncoding: "utf-8", CorrelationID: "c", ReplyTo: "r", MessageID: "m",
+		Type: "t", AppID: "a", UserID: "guest", Priority: 3, Expiration: time.Minute, Timestamp: time.Unix(1e9, 0),
+		Headers: driver.Headers{
+			{Key: "t", Value: true}, {Key: "i", Value: 1}, {Key: "l", Value: int64(1) << 40}, {Key: "d", Value: 1.5},
+			{Key: "f", Value: float32(1)}, {Key: "x", Value: []byte("by")}, {Key: "T", Value: time.Unix(1, 0)}, {Key: "V"},
+			{Key: "A", Value: []any{1, "two", []any{}}}, {Key: "F", Value: driver.Headers{{Key: "in", Value: map[string]any{"n": 1}}}},
+			{Key: "D", Value: amqp091.Decimal{Scale: 1, Value: 5}}, {Key: "twice", Value: "first"},
+			{Key: "twice", Value: nil}, {Key: "S", Value: strings.Repeat("x", n)},
+		},
+	}
+	return m
+}
+
+// The properties may fill exactly one frame.
 func TestHeaderFrameBoundary(t *testing.T) {
 	cfg := brokerConfig(t)
 	cfg.FrameMax = minFrameMax
 	s := connect(t, cfg)
 	q := queue(t, s, driver.Queue{})
-	sized := func(n int) driver.Outgoing {
-		m := to(q, "body")
-		m.Props = driver.Properties{
-			ContentType: "text/plain", ContentEncoding: "utf-8", CorrelationID: "c", ReplyTo: "r", MessageID: "m",
-			Type: "t", AppID: "a", UserID: "guest", Priority: 3, Expiration: time.Minute, Timestamp: time.Unix(1e9, 0),
-			Headers: driver.Headers{
-				{Key: "t", Value: true}, {Key: "i", Value: 1}, {Key: "l", Value: int64(1) << 40}, {Key: "d", Value: 1.5},
-				{Key: "f", Value: float32(1)}, {Key: "x", Value: []byte("by")}, {Key: "T", Value: time.Unix(1, 0)}, {Key: "V"},
-				{Key: "A", Value: []any{1, "two", []any{}}}, {Key: "F", Value: driver.Headers{{Key: "in", Value: map[string]any{"n": 1}}}},
-				{Key: "D", Value: amqp091.Decimal{Scale: 1, Value: 5}}, {Key: "twice", Value: "first"},
-				{Key: "twice", Value: nil}, {Key: "S", Value: strings.Repeat("x", n)},
-			},
-		}
-		return m
-	}
 	fits := 0
 	for n := range minFrameMax { // where our own arithmetic puts the limit
-		m := sized(n)
+		m := sizedMessage(q, n)
 		if _, _, err := s.encode(&m); err != nil {
 			wantKind(t, err, driver.ErrTooLarge)
 			break
 		}
 		fits = n
 	}
-	mustPublish(t, s, sized(fits))
+	mustPublish(t, s, sizedMessage(q, fits))
 	r := openReceiver(t, s, driver.ReceiverConfig{Queue: q, Prefetch: 1})
 	if got := receive(t, r, 1)[0]; len(got.Props.Headers.Get("S").(string)) != fits {
 		t.Fatal("the header did not come through")
 	}
 	// Our arithmetic is exact: RabbitMQ allows 8 bytes more than the protocol
-	// (FRAME_SIZE_FUDGE in its rabbit_reader), and not one more.
-	unchecked := func(n int) *amqp091.Error {
-		conn, err := amqp091.DialConfig(brokerURL(), amqp091.Config{FrameSize: minFrameMax})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		ended := conn.NotifyClose(make(chan *amqp091.Error, 1))
-		ch, err := conn.Channel()
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := sized(n).Props
-		headers, _, err := fromHeaders(p.Headers)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = ch.Publish("", q+".nowhere", false, false, amqp091.Publishing{
-			ContentType: p.ContentType, ContentEncoding: p.ContentEncoding, CorrelationId: p.CorrelationID, ReplyTo: p.ReplyTo,
-			MessageId: p.MessageID, Type: p.Type, AppId: p.AppID, UserId: p.UserID, Priority: p.Priority,
-			Expiration: "60000", Timestamp: p.Timestamp, DeliveryMode: 2, Headers: headers,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := ch.Close(); err == nil { // the broker has read the message
-			return nil
-		}
-		return <-ended
-	}
-	if e := unchecked(fits + 8); e != nil {
+	// (FRAME_SIZE_FUDGE in its rabbit_reader), and closes the connection over
+	// one more.
+	if e := publishUnchecked(t, sizedMessage(q, fits+8)); e != nil {
 		t.Fatal(e)
 	}
-	if e := unchecked(fits + 9); e == nil || e.Code != amqp091.FrameError {
+	if e := publishUnchecked(t, sizedMessage(q, fits+9)); e == nil || e.Code != amqp091.FrameError {
 		t.Fatalf("%v; want a frame error", e)
 	}
+}
+
+// publishUnchecked publishes by amqp091 alone with the smallest frames, and
+// returns the error that the connection ends with.
+func publishUnchecked(t *testing.T, m driver.Outgoing) *amqp091.Error {
+	t.Helper()
+	conn, err := amqp091.DialConfig(brokerURL(), amqp091.Config{FrameSize: minFrameMax})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ended := conn.NotifyClose(make(chan *amqp091.Error, 1))
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := m.Props
+	headers, _, err := fromHeaders(p.Headers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = ch.Publish("", m.Key, false, false, amqp091.Publishing{
+		ContentType: p.ContentType, ContentEncoding: p.ContentEncoding, CorrelationId: p.CorrelationID, ReplyTo: p.ReplyTo,
+		MessageId: p.MessageID, Type: p.Type, AppId: p.AppID, UserId: p.UserID, Priority: p.Priority,
+		Expiration: expirationText(p.Expiration), Timestamp: p.Timestamp, DeliveryMode: 2, Headers: headers,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.Close(); err == nil { // the broker has read the message
+		return nil
+	}
+	return <-ended
 }
 
 func TestLargeBody(t *testing.T) {
