@@ -60,3 +60,21 @@ func (c *calls) remove(k *call) {
 	}
 	k.prev, k.next = nil, nil
 }
+
+// decidable says whether every message up to the last open one has its receipt.
+func (l *lane) decidable(open []*call) bool {
+	var latest uint64
+	known := make(map[uint64]bool, len(open))
+	for _, k := range open {
+		known[k.out.Seq] = true
+		latest = max(latest, k.out.Seq)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for seq := range l.flight {
+		if seq < latest && !known[seq] {
+			return false
+		}
+	}
+	return true
+}

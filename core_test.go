@@ -278,6 +278,43 @@ func TestBehaviour96_UncertainIsSaid(t *testing.T) {
 	})
 }
 
+// A channel that dies under a message, while its session lives on, leaves
+// nobody waiting: what was surely not sent is sent again.
+func TestLostChannelOfALivingSession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		lost := map[string]bool{}
+		f.refuse = func(o *driver.Outgoing) error {
+			switch body := string(o.Body); {
+			case body == "bad":
+				return &driver.Error{Op: "publish", Kind: driver.ErrNotFound}
+			case !lost[body]:
+				lost[body] = true
+				return &driver.Error{Op: "publish", Kind: driver.ErrNotSent}
+			}
+			return nil
+		}
+		var pend []*gombu.Pending
+		for _, v := range []string{"a", "bad", "b", "c"} {
+			w, err := conn.Producer(nil).PublishAsync(t.Context(), &gombu.Message{Queue: "q", Value: v})
+			must(t, err)
+			pend = append(pend, w)
+		}
+		within(t, time.Second, func() {
+			for i, w := range pend {
+				if err := w.Wait(t.Context()); (i == 1) != errors.Is(err, gombu.ErrNotFound) || i != 1 && err != nil {
+					t.Errorf("message %d: %v", i, err)
+				}
+			}
+		})
+		if n := f.count("q"); n != 3 {
+			t.Errorf("%d in the queue", n)
+		}
+	})
+}
+
 func TestResendRepeatsInOrderWithTheSameID(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := newFake()

@@ -97,6 +97,14 @@ func (f *fake) set(change func()) {
 	change()
 }
 
+// refused asks the test's script about a message; the caller holds mu.
+func (f *fake) refused(o *driver.Outgoing, err *error) bool {
+	if f.refuse != nil {
+		*err = f.refuse(o)
+	}
+	return *err != nil
+}
+
 // push adds to a queue; the caller holds mu.
 func (f *fake) push(in driver.Incoming, head bool) {
 	if head {
@@ -218,8 +226,7 @@ func (s *fakeSender) Submit(ctx context.Context, batch []driver.Outgoing) (int, 
 		switch {
 		case f.swallow:
 			r.Err = driver.ErrUncertain
-		case f.refuse != nil && f.refuse(o) != nil:
-			r.Err = f.refuse(o)
+		case f.refused(o, &r.Err):
 		case !known && !o.NoMandatory:
 			r.Err = &driver.Error{Op: "publish", Entity: o.Key, Kind: driver.ErrUnroutable}
 		case known:

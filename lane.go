@@ -337,8 +337,8 @@ func about(out *driver.Outgoing, err error) error {
 	return &said
 }
 
-// collect brings the outcomes of one sender home. What a lost session left
-// open is decided in order when the last outcome is there.
+// collect brings the outcomes of one sender home. What a lost session or
+// channel left open is decided in order: when nothing before it is unanswered.
 func (l *lane) collect(s *session, tx driver.Sender) {
 	dst := make([]driver.Receipt, maxBatch)
 	var open []*call
@@ -365,6 +365,10 @@ func (l *lane) collect(s *session, tx driver.Sender) {
 			l.mu.Unlock()
 			l.settleOpen(open)
 			return
+		}
+		if len(open) > 0 && l.decidable(open) {
+			l.settleOpen(open)
+			open = nil
 		}
 	}
 }
