@@ -651,3 +651,42 @@ func TestDetach(t *testing.T) {
 		}
 	})
 }
+
+// ---- what the Conn knows of exchanges
+
+// A declare that failed teaches nothing, and a delete forgets: otherwise a
+// message that no queue takes would vanish with nil.
+func TestExchangeTypesAreTheBrokersOnly(t *testing.T) {
+	ctx := t.Context()
+	conn := inMemory(t)
+	exchange := func(typ string) gombu.Topology { return gombu.Topology{Exchanges: []gombu.Exchange{{Name: "e", Type: typ}}} }
+	unroutable := func() bool {
+		return errors.Is(conn.Producer(nil).Publish(ctx, &gombu.Message{Exchange: "e", Key: "k"}), gombu.ErrUnroutable)
+	}
+	must(t, conn.Declare(ctx, exchange(gombu.Topic)))
+	if err := conn.Declare(ctx, exchange(gombu.Fanout)); !errors.Is(err, gombu.ErrConflict) {
+		t.Fatal(err)
+	}
+	if !unroutable() {
+		t.Error("after a refused declare as fanout the message vanished")
+	}
+	must(t, conn.Delete(ctx, exchange(""), nil))
+	must(t, conn.Declare(ctx, exchange(gombu.Fanout)))
+	if unroutable() {
+		t.Error("a fanout without listeners is an error")
+	}
+	must(t, conn.Delete(ctx, exchange(""), nil))
+	if !unroutable() {
+		t.Error("after the delete the message vanished")
+	}
+}
+
+func TestDeleteGoesByNameAlone(t *testing.T) {
+	ctx := t.Context()
+	conn := inMemory(t)
+	must(t, declare(ctx, conn, "q"))
+	must(t, conn.Delete(ctx, gombu.Topology{Queues: []gombu.Queue{{Name: "q", NoDeclare: true}}}, nil))
+	if _, err := conn.Inspect(ctx, "q"); !errors.Is(err, gombu.ErrNotFound) {
+		t.Fatal(err)
+	}
+}

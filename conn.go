@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -87,6 +88,11 @@ func Open(url string, cfg *Config) (*Conn, error) {
 	to, err := dsn.Open(url, d)
 	if err != nil {
 		return nil, err
+	}
+	for _, other := range to[1:] {
+		if !reflect.DeepEqual(other.Features(), to[0].Features()) {
+			return nil, &Error{Op: "open", Entity: other.String(), Kind: ErrInvalid, Err: errors.New("alternates must be of one transport")}
+		}
 	}
 	return newConn(to, cfg), nil
 }

@@ -41,8 +41,9 @@ type ConsumerConfig struct {
 	TagPrefix string
 	// Args of the subscription, as the broker defines them.
 	Args Headers
-	// Accept lists serializers, by name or content type. nil: all that are
-	// registered. What is not accepted is undecodable; it is never decoded.
+	// Accept lists serializers, by name or content type. nil: everything; what
+	// no codec knows stays bytes. What is not accepted is undecodable; it is
+	// never decoded.
 	Accept []string
 	// OnUndecodable handles, as a Handler does, what is not accepted, not
 	// decodable or no message at all; err says which. nil: such messages are
@@ -204,10 +205,7 @@ func (k *Consumer) Add(ctx context.Context, queues ...string) error {
 		if r := k.running(); r != nil {
 			s, err := k.c.consume.get(ctx, "add")
 			if err == nil {
-				step := s.translate([]driver.Step{{Op: driver.Check, Queue: &Queue{Name: q}}})
-				if err = s.Apply(ctx, step); err == nil {
-					err = step[0].Err
-				}
+				_, err = s.Inspect(ctx, s.name(q)) // fails for a queue that is known to be missing
 			}
 			if err != nil {
 				errs = append(errs, err)

@@ -191,7 +191,13 @@ func (c *fakeConn) Apply(ctx context.Context, steps []driver.Step) error {
 }
 
 func (c *fakeConn) Inspect(_ context.Context, q string) (driver.QueueInfo, error) {
-	return driver.QueueInfo{Ready: c.f.count(q), Unsettled: -1, Consumers: -1}, nil
+	c.f.mu.Lock()
+	defer c.f.mu.Unlock()
+	messages, ok := c.f.queues[q]
+	if !ok {
+		return driver.QueueInfo{}, &driver.Error{Op: "inspect", Entity: q, Kind: driver.ErrNotFound}
+	}
+	return driver.QueueInfo{Ready: len(messages), Unsettled: -1, Consumers: -1}, nil
 }
 
 func (c *fakeConn) Purge(_ context.Context, q string) (int, error) {

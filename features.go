@@ -58,6 +58,7 @@ func (c *Conn) checkTopology(t *Topology) error {
 		case b.Exchange == "" && (b.ToExchange != "" || b.Key != "" && b.Key != b.Queue):
 			errs = append(errs, bad(entity, "the default exchange cannot be bound: it reaches every queue by its name"))
 		}
+		errs = append(errs, c.checkKept(entity, map[string]bool{"to_exchange": b.ToExchange != "", "binding_args": len(b.Args) > 0}, nil))
 		if _, err := json.Marshal(b.Args); err != nil {
 			errs = append(errs, bad(entity, "arguments: %w", err))
 		}

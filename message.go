@@ -75,7 +75,12 @@ func (p *Producer) prepare(m *Message, out *driver.Outgoing) error {
 	}
 	p.route(m, out)
 	if out.Props.Expiration != 0 && !c.keeps("expiration") {
-		return c.unsupported("publish", target(out), "expiration")
+		if err := c.unsupported("publish", target(out), "expiration"); err != nil {
+			return err
+		}
+	}
+	if m.Mandatory == MandatoryOn && !c.keeps("mandatory_fanout") && (*c.topo.exchanges.Load())[out.Exchange].Type == Fanout {
+		return c.unsupported("publish", target(out), "mandatory on a fanout exchange")
 	}
 	return nil
 }
@@ -112,7 +117,7 @@ func (p *Producer) route(m *Message, out *driver.Outgoing) {
 }
 
 func (p *Producer) encode(m *Message, out *driver.Outgoing) error {
-	if m.Body != nil || m.Value == nil && m.Serializer == "" {
+	if m.Body != nil || m.Value == nil && m.Serializer == "" && p.cfg.Serializer == "" {
 		out.Body = m.Body
 		if out.Props.ContentType == "" {
 			out.Props.ContentType = codec.TypeData

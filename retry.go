@@ -13,8 +13,8 @@ import (
 type RetryPolicy struct {
 	// Start is the wait before the second attempt. 0: 100 ms.
 	Start time.Duration
-	// Step is added to the wait at each attempt, up to Max + Start as in
-	// Kombu's retry_over_time. 0: the wait doubles instead, up to Max.
+	// Step is added to the wait at each attempt, up to Max. 0: the wait doubles
+	// instead, up to Max.
 	Step time.Duration
 	// Max bounds the wait. 0: 1 s.
 	Max time.Duration
@@ -45,11 +45,8 @@ func (p *RetryPolicy) wait(n int) time.Duration {
 	switch {
 	case p.Step > 0:
 		if time.Duration(n-1) <= limit/p.Step {
-			d = start + time.Duration(n-1)*p.Step
-		} else {
-			d = start + limit
+			d = min(start+time.Duration(n-1)*p.Step, limit)
 		}
-		d = min(d, start+limit)
 	case n <= 30 && start<<(n-1) > 0:
 		d = min(start<<(n-1), limit)
 	}

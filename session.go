@@ -1,7 +1,6 @@
 package gombu
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -64,7 +63,7 @@ func (l *link) get(ctx context.Context, op string) (*session, error) {
 	asked := false
 	for {
 		l.mu.Lock()
-		s, changed, fatal := l.cur, l.changed, l.fatal
+		s, changed, fatal, closed := l.cur, l.changed, l.fatal, l.closed
 		if s == nil && !l.running && !l.closed && (!asked || fatal == nil) {
 			l.running, l.fatal, fatal = true, nil, nil
 			l.c.wg.Go(l.supervise)
@@ -74,7 +73,7 @@ func (l *link) get(ctx context.Context, op string) (*session, error) {
 		switch {
 		case s != nil:
 			return s, nil
-		case l.closed || l.c.ctx.Err() != nil:
+		case closed || l.c.ctx.Err() != nil:
 			return nil, &Error{Op: op, Transport: l.c.scheme(), Kind: ErrClosed}
 		case fatal != nil:
 			return nil, fatal
@@ -253,6 +252,10 @@ func final(err error) bool {
 	return errors.Is(err, ErrDenied) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrUnsupported)
 }
 
+// replayTimeout bounds putting the topology back; what it cuts off is repaired
+// while the session is in use.
+const replayTimeout = 30 * time.Second
+
 // dial opens one session and puts back what was declared.
 func (l *link) dial(ctx context.Context) (*session, error) {
 	l.mu.Lock()
@@ -260,18 +263,17 @@ func (l *link) dial(ctx context.Context) (*session, error) {
 	s := &session{link: l, epoch: l.epoch}
 	to := l.c.to[l.next]
 	l.mu.Unlock()
-	timeout := cmp.Or(l.c.cfg.Dial.ConnectTimeout, 5*time.Second) + time.Second
-	dctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	env := driver.Env{Role: l.role, Epoch: s.epoch, Owner: rand.Text(), Log: l.c.log, Notify: func(e driver.Event) { l.notify(s, e) }}
-	dc, err := to.Connect(dctx, env)
+	dc, err := to.Connect(ctx, env) // bounded by the transport's connect timeout
 	if err != nil {
 		return nil, err
 	}
 	s.Conn = dc
 	s.ctx, s.end = context.WithCancelCause(context.WithoutCancel(l.c.ctx))
 	if l.role != driver.Publish {
-		l.c.topo.replay(dctx, s)
+		rctx, cancel := context.WithTimeout(ctx, replayTimeout)
+		defer cancel()
+		l.c.topo.replay(rctx, s)
 	}
 	return s, nil
 }

@@ -62,8 +62,12 @@ func (c *Conn) Declare(ctx context.Context, t Topology) error {
 }
 
 func (c *Conn) declare(ctx context.Context, s *session, t Topology) error {
-	c.topo.know(t.Exchanges)
-	steps := plan(t)
+	steps := plan(t, false)
+	for i := range t.Exchanges {
+		if e := &t.Exchanges[i]; !declared(e) {
+			c.topo.know(*e)
+		}
+	}
 	if len(steps) == 0 {
 		return nil
 	}
@@ -76,6 +80,9 @@ func (c *Conn) declare(ctx context.Context, s *session, t Topology) error {
 		if real[i].Err != nil {
 			errs = append(errs, c.named("declare", &steps[i], real[i].Err))
 			continue
+		}
+		if e := steps[i].Exchange; e != nil {
+			c.topo.know(*e)
 		}
 		if steps[i].Op == driver.Declare {
 			c.topo.add(steps[i])
@@ -146,7 +153,7 @@ func (c *Conn) Delete(ctx context.Context, t Topology, cfg *DeleteConfig) error 
 	if err != nil {
 		return err
 	}
-	steps := plan(t)
+	steps := plan(t, true)
 	slices.Reverse(steps)
 	for i := range steps {
 		steps[i].Op, steps[i].IfUnused, steps[i].IfEmpty = driver.Delete, cfg.IfUnused, cfg.IfEmpty
@@ -254,8 +261,13 @@ func (c *Conn) named(op string, s *driver.Step, err error) error {
 	return &Error{Op: op, Transport: c.scheme(), Entity: entityOf(s), Kind: kindOf(err), Err: err}
 }
 
-// plan turns a topology into steps.
-func plan(t Topology) []driver.Step {
+// declared says whether e is sent to the broker when it is declared.
+func declared(e *Exchange) bool {
+	return e.Name != "" && !strings.HasPrefix(e.Name, "amq.") && !e.NoDeclare
+}
+
+// plan turns a topology into steps; with all, those that are never declared too.
+func plan(t Topology, all bool) []driver.Step {
 	steps := make([]driver.Step, 0, len(t.Exchanges)+len(t.Queues)+len(t.Bindings))
 	op := func(passive bool) driver.Op {
 		if passive {
@@ -264,12 +276,12 @@ func plan(t Topology) []driver.Step {
 		return driver.Declare
 	}
 	for i := range t.Exchanges {
-		if e := t.Exchanges[i]; e.Name != "" && !strings.HasPrefix(e.Name, "amq.") && !e.NoDeclare {
+		if e := t.Exchanges[i]; all || declared(&e) {
 			steps = append(steps, driver.Step{Op: op(e.Passive), Exchange: &e})
 		}
 	}
 	for i := range t.Queues {
-		if q := t.Queues[i]; !q.NoDeclare {
+		if q := t.Queues[i]; all || !q.NoDeclare {
 			q.AutoDelete = q.AutoDelete || q.Exclusive
 			steps = append(steps, driver.Step{Op: op(q.Passive), Queue: &q})
 		}
@@ -315,18 +327,12 @@ func (s *session) name(handle string) string {
 	return handle
 }
 
-// know remembers the types and delivery modes of exchanges.
-func (t *topology) know(es []Exchange) {
-	if len(es) == 0 {
-		return
-	}
+// know remembers the type and delivery mode of an exchange.
+func (t *topology) know(e Exchange) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	next := make(map[string]Exchange, len(es))
-	maps.Copy(next, *t.exchanges.Load())
-	for i := range es {
-		next[es[i].Name] = es[i]
-	}
+	next := maps.Clone(*t.exchanges.Load())
+	next[e.Name] = e
 	t.exchanges.Store(&next)
 }
 
@@ -347,6 +353,11 @@ func (t *topology) add(st driver.Step) {
 func (t *topology) remove(st *driver.Step) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if st.Exchange != nil {
+		next := maps.Clone(*t.exchanges.Load())
+		delete(next, st.Exchange.Name)
+		t.exchanges.Store(&next)
+	}
 	key := keyOf(st)
 	t.entries = slices.DeleteFunc(t.entries, func(e *entry) bool {
 		b := e.step.Binding

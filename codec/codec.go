@@ -3,9 +3,11 @@
 package codec
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
+	"mime"
 	"slices"
 	"strings"
 	"sync"
@@ -158,6 +160,8 @@ func (r *Registry) Encode(name string, v any) (body []byte, contentType, content
 // absent or unknown is data: it fits *[]byte, *string and *any (a string when
 // contentEncoding names a text encoding, else []byte). Errors are ErrUndecodable.
 func (r *Registry) Decode(contentType, contentEncoding string, body []byte, v any) error {
+	contentType, charset := mediaType(contentType)
+	contentEncoding = cmp.Or(contentEncoding, charset)
 	r.mu.RLock()
 	c := r.codecs[contentType]
 	r.mu.RUnlock()
@@ -175,14 +179,28 @@ func (r *Registry) Decode(contentType, contentEncoding string, body []byte, v an
 	return &driver.Error{Op: "decode", Entity: contentType, Kind: driver.ErrUndecodable, Err: err}
 }
 
-// An AcceptSet is a set of content types. A nil set accepts every registered
-// type; types that carry no program are always accepted.
+// mediaType takes parameters off a content type: "application/json;
+// charset=utf-8" is application/json, in utf-8.
+func mediaType(contentType string) (typ, charset string) {
+	if !strings.Contains(contentType, ";") {
+		return contentType, ""
+	}
+	typ, params, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		typ, _, _ = strings.Cut(contentType, ";")
+		return strings.TrimSpace(typ), ""
+	}
+	return typ, params["charset"]
+}
+
+// An AcceptSet is a set of content types. The zero one accepts every type;
+// types that carry no program are always accepted.
 type AcceptSet struct {
 	types map[string]bool
 }
 
-// Accept makes a set from names or content types; nil accepts all that the
-// registry knows. A name that is not registered is ErrInvalid; something with
+// Accept makes a set from names or content types; nil accepts everything: a
+// body whose type no codec knows is data. A name that is not registered is ErrInvalid; something with
 // a slash is taken as a content type.
 func (r *Registry) Accept(names []string) (AcceptSet, error) {
 	if names == nil {
@@ -205,6 +223,7 @@ func (r *Registry) Accept(names []string) (AcceptSet, error) {
 
 // Has says whether contentType is accepted.
 func (s AcceptSet) Has(contentType string) bool {
+	contentType, _ = mediaType(contentType)
 	return s.types == nil || contentType == "" || contentType == TypeData || contentType == typeText || s.types[contentType]
 }
 

@@ -109,3 +109,21 @@ func TestBehaviour164_DataByEncoding(t *testing.T) {
 		t.Errorf("text into an int: %v", err)
 	}
 }
+
+// Parameters of a content type change neither what decodes it nor whether it
+// is accepted.
+func TestContentTypeParameters(t *testing.T) {
+	r := New()
+	var n int
+	if err := r.Decode("application/json; charset=utf-8", "", []byte("7"), &n); err != nil || n != 7 {
+		t.Errorf("%d, %v", n, err)
+	}
+	var s string
+	if err := r.Decode("x/unknown; charset=latin-1", "", []byte{0xe9}, &s); err != nil || s != "é" {
+		t.Errorf("%q, %v", s, err)
+	}
+	set, err := r.Accept([]string{"json"})
+	if err != nil || !set.Has("application/json; charset=utf-8") || set.Has("text/plain; x=y") {
+		t.Error("accept list", err)
+	}
+}

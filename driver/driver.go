@@ -325,8 +325,10 @@ type Features struct {
 
 // KeepsAll in Features.Keeps says that the broker keeps everything that is
 // declared and published. Otherwise Keeps lists what it does: "exclusive",
-// "auto_delete", "internal", "alternate", "priority", "expiration" and the
-// argument keys ("x-message-ttl"); the core warns of the rest, or refuses it.
+// "auto_delete", "internal", "alternate", "to_exchange" (bindings between
+// exchanges), "binding_args", "priority", "expiration", "mandatory_fanout" (it
+// knows whether anybody listens) and the argument keys ("x-message-ttl"); the
+// core warns of the rest, or refuses it.
 const KeepsAll = "*"
 
 // QueueFeatures are the abilities of one queue: they differ inside one broker.

@@ -254,3 +254,34 @@ func TestBehaviour108_TagPrefix(t *testing.T) {
 		t.Errorf("consumer tag %q", tag)
 	}
 }
+
+func TestAlternatesAreOfOneTransport(t *testing.T) {
+	if _, err := gombu.Open("amqp://h;redis://h", nil); !errors.Is(err, gombu.ErrInvalid) {
+		t.Errorf("got %v", err)
+	}
+	conn, err := gombu.Open("amqp://a;amqps://b,pyamqp://c", nil)
+	must(t, err)
+	must(t, conn.Close())
+}
+
+// What Redis does not keep is refused under Strict, before it is lost silently.
+func TestStrictOnRedis(t *testing.T) {
+	b := brokers()[1]
+	need(t, b)
+	conn, err := gombu.Open(b.url, &gombu.Config{Strict: true})
+	must(t, err)
+	defer conn.Close()
+	e := name(t, "e")
+	for what, topo := range map[string]gombu.Topology{
+		"to_exchange":   {Exchanges: []gombu.Exchange{{Name: e}}, Bindings: []gombu.Binding{{Exchange: e, ToExchange: e + "2"}}},
+		"binding_args":  {Exchanges: []gombu.Exchange{{Name: e}}, Bindings: []gombu.Binding{{Exchange: e, Queue: e, Args: gombu.Headers{{Key: "k", Value: 1}}}}},
+		"x-message-ttl": {Queues: []gombu.Queue{{Name: e, MessageTTL: time.Second}}},
+		"headers":       {Exchanges: []gombu.Exchange{{Name: e, Type: gombu.MatchHeaders}}},
+		"exclusive":     {Queues: []gombu.Queue{{Name: e, Exclusive: true}}},
+	} {
+		if err := conn.Declare(t.Context(), topo); !errors.Is(err, gombu.ErrUnsupported) || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	must(t, conn.Declare(t.Context(), gombu.Topology{Queues: []gombu.Queue{{Name: e, MaxPriority: 9, Expires: time.Minute}}}))
+}

@@ -27,7 +27,7 @@ var elsewhere = map[string]string{
 	"interval_start":    "set Config.Retry",
 	"interval_step":     "set Config.Retry",
 	"interval_max":      "set Config.Retry",
-	"failover_strategy": "set Config.Failover",
+	"failover_strategy": "several URLs are tried in turn, or in random order with Config.Shuffle",
 	"socket_settings":   "set DialConfig.Dial",
 	"client_properties": "set DialConfig.ClientProperties",
 	"virtual_host":      "it is the path of the URL",

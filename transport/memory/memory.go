@@ -33,7 +33,7 @@ func New(c Config) driver.Connector {
 		Features: driver.Features{
 			Confirm: true, Mandatory: true, Inline: true,
 			Keeps: []string{
-				"exclusive", "auto_delete", "internal", "alternate", "priority", "expiration",
+				"exclusive", "auto_delete", "internal", "alternate", "to_exchange", "binding_args", "mandatory_fanout", "priority", "expiration",
 				"x-expires", "x-message-ttl", "x-max-length", "x-max-length-bytes", "x-overflow", "x-max-priority",
 			},
 		},

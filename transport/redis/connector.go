@@ -41,8 +41,8 @@ var features = driver.Features{
 	Confirm:        true,
 	Mandatory:      true,
 	SharedBindings: true,
-	Keeps:          []string{"priority", "x-expires"},
-	MaxBody:        driver.MaxBodyDefault,
+	Keeps:          []string{"priority", "x-expires", "x-max-priority"},
+	MaxBody:        maxText / 4 * 3, // in base64
 }
 
 // name is the URL without secrets and options.

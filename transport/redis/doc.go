@@ -66,8 +66,8 @@
 //
 // No headers exchanges and no bindings between exchanges in the shared table;
 // no delays; no message TTL, no length limits. Queues exist only while they
-// hold something: a queue that this connection has not declared and that is
-// empty is ErrNotFound to Inspect. Unsettled and Consumers are unknown (-1):
+// hold something: one that is empty and one that never was look alike to
+// Inspect (zero ready). Unsettled and Consumers are unknown (-1):
 // Redis does not know them. Fan-out has no memory: who is not connected hears
 // nothing, and a receiver too slow for its buffer loses the oldest (event
 // Dropped). At maxmemory the server refuses publishing, claiming and settling
