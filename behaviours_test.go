@@ -659,7 +659,9 @@ func TestDetach(t *testing.T) {
 func TestExchangeTypesAreTheBrokersOnly(t *testing.T) {
 	ctx := t.Context()
 	conn := inMemory(t)
-	exchange := func(typ string) gombu.Topology { return gombu.Topology{Exchanges: []gombu.Exchange{{Name: "e", Type: typ}}} }
+	exchange := func(typ string) gombu.Topology {
+		return gombu.Topology{Exchanges: []gombu.Exchange{{Name: "e", Type: typ}}}
+	}
 	unroutable := func() bool {
 		return errors.Is(conn.Producer(nil).Publish(ctx, &gombu.Message{Exchange: "e", Key: "k"}), gombu.ErrUnroutable)
 	}

@@ -84,6 +84,9 @@ func (s *store) greet() error {
 	if err := s.checkServer(hello, server); err != nil {
 		return err
 	}
+	if s.cfg.Secure && s.cfg.TLS != nil && s.cfg.TLS.InsecureSkipVerify && s.cfg.TLS.VerifyConnection == nil {
+		s.env.Log.Warn("redis: the server's certificate is not verified", "server", s.cfg.name())
+	}
 	// Without leave to use INFO memory or tracking the session works, uninformed and by polling.
 	memory, _ := answers[2].ToString()
 	if policy := infoField(memory, "maxmemory_policy"); policy != "" && policy != "noeviction" {
