@@ -692,3 +692,19 @@ func TestDeleteGoesByNameAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestADeliveryIsSafeToLog(t *testing.T) {
+	conn := inMemory(t)
+	must(t, declare(t.Context(), conn, "q"))
+	must(t, conn.Producer(nil).Publish(t.Context(), &gombu.Message{Queue: "q", Value: "sesame", Properties: gombu.Properties{MessageID: "m1"}}))
+	consumeAll(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}}, 1, func(_ context.Context, d *gombu.Delivery) error {
+		var log bytes.Buffer
+		textLog(&log).Info("got", "delivery", d)
+		for _, text := range []string{log.String(), fmt.Sprint(d), fmt.Sprintf("%+v", d)} {
+			if strings.Contains(text, "sesame") || !strings.Contains(text, "m1") {
+				t.Errorf("logged %s", text)
+			}
+		}
+		return nil
+	})
+}

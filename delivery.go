@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 
 	"github.com/gombu/gombu/driver"
@@ -47,6 +48,14 @@ const (
 )
 
 var stateWord = map[uint32]string{stAcked: "acknowledged", stRejected: "rejected", stRequeued: "requeued"}
+
+// String says which message it is, never what is in it: it is safe to log.
+func (d *Delivery) String() string {
+	return fmt.Sprintf("delivery of queue %q, exchange %q, key %q, message id %q, %d bytes of %s", d.Queue, d.Exchange, d.Key, d.MessageID, len(d.Body), d.ContentType)
+}
+
+// LogValue is String.
+func (d *Delivery) LogValue() slog.Value { return slog.StringValue(d.String()) }
 
 // fill makes d the delivery of in.
 func (d *Delivery) fill(in *driver.Incoming, rec *reception) {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/gombu/gombu"
+	"github.com/gombu/gombu/transport/amqp"
+	"github.com/gombu/gombu/transport/redis"
 )
 
 // with replaces parts of a broker's URL.
@@ -284,4 +286,17 @@ func TestStrictOnRedis(t *testing.T) {
 		}
 	}
 	must(t, conn.Declare(t.Context(), gombu.Topology{Queues: []gombu.Queue{{Name: e, MaxPriority: 9, Expires: time.Minute}}}))
+}
+
+func TestPrintedConfigsHideThePassword(t *testing.T) {
+	for _, c := range []any{
+		amqp.Config{Host: "h", User: "u", Password: "sesame"}, &amqp.Config{Password: "sesame"},
+		redis.Config{Addr: "h:1", User: "u", Pass: "sesame"}, &redis.Config{Addr: "h:1", Pass: "sesame"},
+	} {
+		for _, text := range []string{fmt.Sprint(c), fmt.Sprintf("%+v", c)} {
+			if strings.Contains(text, "sesame") {
+				t.Errorf("%T prints %s", c, text)
+			}
+		}
+	}
 }

@@ -92,6 +92,9 @@ func (c *connector) Features() driver.Features {
 }
 
 // String is the URL of the broker with the password masked.
+// String is the URL, without its password.
+func (c Config) String() string { return newConnector(c).String() }
+
 func (c *connector) String() string {
 	u := dsn.URL{
 		Scheme: "amqp", User: c.cfg.User, Password: c.cfg.Password, HasUser: true,

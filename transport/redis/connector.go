@@ -45,6 +45,9 @@ var features = driver.Features{
 	MaxBody:        maxText / 4 * 3, // in base64
 }
 
+// String is the URL, without its password and options.
+func (c Config) String() string { return c.name() }
+
 // name is the URL without secrets and options.
 func (c *Config) name() string {
 	u := dsn.URL{Scheme: Scheme, User: c.User, HasUser: c.User != "" || c.Pass != "", Password: c.Pass}
