@@ -1,0 +1,66 @@
+package gombu_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/gombu/gombu"
+)
+
+// What a review of the core found: each test failed before its defect was mended.
+
+// running starts a consumer and waits until its subscriptions stand; stop ends
+// it and returns what Run did.
+func running(t *testing.T, conn *gombu.Conn, cfg gombu.ConsumerConfig, h gombu.Handler) (k *gombu.Consumer, stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	k = conn.Consumer(cfg)
+	over := make(chan error, 1)
+	go func() { over <- k.Run(ctx, h) }()
+	must(t, k.Ready(t.Context()))
+	return k, func() error { cancel(); return <-over }
+}
+
+func send(t *testing.T, conn *gombu.Conn, m *gombu.Message) {
+	t.Helper()
+	must(t, conn.Producer(nil).Publish(t.Context(), m))
+}
+
+// Reject and Drop decide, also when the reason is that the message does not decode.
+func TestVerdictOnAnUndecodableMessage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		bad := func() {
+			m := &gombu.Message{Queue: "q", Body: []byte("{")}
+			m.ContentType, m.ContentEncoding = "application/json", "utf-8"
+			send(t, conn, m)
+		}
+		bad()
+		calls := 0
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}}, func(_ context.Context, d *gombu.Delivery) error {
+			calls++
+			var v any
+			return gombu.Reject(d.Decode(&v))
+		})
+		time.Sleep(time.Hour)
+		must(t, stop())
+		if calls != 1 || f.count("q") != 0 || f.count("gombu.undecodable.q") != 0 {
+			t.Errorf("handler: %d calls, %d in the queue, %d parked; want 1, 0, 0", calls, f.count("q"), f.count("gombu.undecodable.q"))
+		}
+		bad()
+		calls = 0
+		_, stop = running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}, OnUndecodable: func(_ context.Context, _ *gombu.Delivery, err error) error {
+			calls++
+			return gombu.Drop(fmt.Errorf("no use: %w", err))
+		}}, gombu.Typed(func(context.Context, int, *gombu.Delivery) error { return nil }))
+		time.Sleep(time.Hour)
+		must(t, stop())
+		if calls != 1 || f.count("q") != 0 {
+			t.Errorf("hook: %d calls, %d in the queue; want 1, 0", calls, f.count("q"))
+		}
+	})
+}
