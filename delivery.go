@@ -120,8 +120,8 @@ func (d *Delivery) check() error {
 	return d.fault
 }
 
-// undecodable says whether err is that this very message cannot be decoded. A
-// verdict for that reason is none: it decides.
+// undecodable says whether err is that this very message cannot be decoded,
+// and nothing else: Reject, Drop and Retry decide, whatever their reason.
 func (d *Delivery) undecodable(err error) bool {
 	if _, decided := errors.AsType[*verdict](err); decided {
 		return false

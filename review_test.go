@@ -2,11 +2,13 @@ package gombu_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/gombu/gombu"
+	"github.com/gombu/gombu/driver"
 )
 
 // What a review of the core found: each test failed before its defect was mended.
@@ -61,6 +63,31 @@ func TestVerdictOnAnUndecodableMessage(t *testing.T) {
 		must(t, stop())
 		if calls != 1 || f.count("q") != 0 {
 			t.Errorf("hook: %d calls, %d in the queue; want 1, 0", calls, f.count("q"))
+		}
+	})
+}
+
+// A declaration that the broker refused, or that was undone, says nothing about
+// the exchange: what nobody takes is still an error.
+func TestRefusedDeclareDoesNotSilenceUnroutable(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		fanout := gombu.Topology{Exchanges: []gombu.Exchange{{Name: "x", Type: gombu.Fanout}}}
+		f.apply = func(*driver.Step) error { return &driver.Error{Kind: driver.ErrConflict} }
+		if err := conn.Declare(t.Context(), fanout); !errors.Is(err, gombu.ErrConflict) {
+			t.Fatal(err)
+		}
+		p := conn.Producer(nil)
+		if err := p.Publish(t.Context(), &gombu.Message{Exchange: "x", Key: "nobody"}); !errors.Is(err, gombu.ErrUnroutable) {
+			t.Errorf("after a refused Declare: %v", err)
+		}
+		f.set(func() { f.apply = nil })
+		must(t, conn.Declare(t.Context(), fanout))
+		must(t, p.Publish(t.Context(), &gombu.Message{Exchange: "x", Key: "nobody"}))
+		must(t, conn.Delete(t.Context(), fanout, nil))
+		if err := p.Publish(t.Context(), &gombu.Message{Exchange: "x", Key: "nobody"}); !errors.Is(err, gombu.ErrUnroutable) {
+			t.Errorf("after Delete: %v", err)
 		}
 	})
 }

@@ -62,8 +62,8 @@ func (c *Conn) Declare(ctx context.Context, t Topology) error {
 }
 
 func (c *Conn) declare(ctx context.Context, s *session, t Topology) error {
-	c.topo.know(t.Exchanges)
 	steps := plan(t)
+	c.topo.know(t.Exchanges, steps)
 	if len(steps) == 0 {
 		return nil
 	}
@@ -76,6 +76,9 @@ func (c *Conn) declare(ctx context.Context, s *session, t Topology) error {
 		if real[i].Err != nil {
 			errs = append(errs, c.named("declare", &steps[i], real[i].Err))
 			continue
+		}
+		if e := steps[i].Exchange; e != nil {
+			c.topo.know([]Exchange{*e}, nil)
 		}
 		if steps[i].Op == driver.Declare {
 			c.topo.add(steps[i])
@@ -163,6 +166,9 @@ func (c *Conn) Delete(ctx context.Context, t Topology, cfg *DeleteConfig) error 
 			continue
 		}
 		c.topo.remove(&steps[i])
+		if e := steps[i].Exchange; e != nil {
+			c.topo.forget(e.Name)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -315,8 +321,10 @@ func (s *session) name(handle string) string {
 	return handle
 }
 
-// know remembers the types and delivery modes of exchanges.
-func (t *topology) know(es []Exchange) {
+// know remembers the types and delivery modes of exchanges, but for those that
+// a step is to declare: the broker may refuse that, and a message is not to be
+// lost to what an exchange was only meant to be.
+func (t *topology) know(es []Exchange, but []driver.Step) {
 	if len(es) == 0 {
 		return
 	}
@@ -325,8 +333,19 @@ func (t *topology) know(es []Exchange) {
 	next := make(map[string]Exchange, len(es))
 	maps.Copy(next, *t.exchanges.Load())
 	for i := range es {
-		next[es[i].Name] = es[i]
+		if !slices.ContainsFunc(but, func(st driver.Step) bool { return st.Exchange != nil && st.Exchange.Name == es[i].Name }) {
+			next[es[i].Name] = es[i]
+		}
 	}
+	t.exchanges.Store(&next)
+}
+
+// forget drops what is known of an exchange that was deleted.
+func (t *topology) forget(name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next := maps.Clone(*t.exchanges.Load())
+	delete(next, name)
 	t.exchanges.Store(&next)
 }
 
