@@ -91,3 +91,17 @@ func TestRefusedDeclareDoesNotSilenceUnroutable(t *testing.T) {
 		}
 	})
 }
+
+// For the race detector: calls that wait for a session while it closes.
+func TestReadyBesideClose(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.latency = time.Second
+		conn := open(t, f, nil)
+		for range 4 {
+			go func() { _ = conn.Ready(t.Context()) }()
+		}
+		time.Sleep(500 * time.Millisecond)
+		must(t, conn.Close())
+	})
+}

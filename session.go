@@ -64,8 +64,8 @@ func (l *link) get(ctx context.Context, op string) (*session, error) {
 	asked := false
 	for {
 		l.mu.Lock()
-		s, changed, fatal := l.cur, l.changed, l.fatal
-		if s == nil && !l.running && !l.closed && (!asked || fatal == nil) {
+		s, changed, fatal, closed := l.cur, l.changed, l.fatal, l.closed
+		if s == nil && !l.running && !closed && (!asked || fatal == nil) {
 			l.running, l.fatal, fatal = true, nil, nil
 			l.c.wg.Go(l.supervise)
 		}
@@ -74,7 +74,7 @@ func (l *link) get(ctx context.Context, op string) (*session, error) {
 		switch {
 		case s != nil:
 			return s, nil
-		case l.closed || l.c.ctx.Err() != nil:
+		case closed || l.c.ctx.Err() != nil:
 			return nil, &Error{Op: op, Transport: l.c.scheme(), Kind: ErrClosed}
 		case fatal != nil:
 			return nil, fatal
