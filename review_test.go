@@ -105,3 +105,25 @@ func TestReadyBesideClose(t *testing.T) {
 		must(t, conn.Close())
 	})
 }
+
+// A session that is over, and that the supervisor has not let go of yet, eats
+// no retries.
+func TestRetriesAreNotSpentOnADeadSession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		submits := 0
+		f.submit = func(s *fakeSender, batch []driver.Outgoing) (int, error) {
+			submits++
+			return s.accept(batch)
+		}
+		for i := range 50 {
+			f.cut()
+			p := conn.Producer(&gombu.ProducerConfig{Retry: &gombu.RetryPolicy{MaxRetries: 1}})
+			if err := p.Publish(t.Context(), &gombu.Message{Queue: "q"}); err != nil {
+				t.Fatalf("publish %d: %v, after %d submits", i, err, submits)
+			}
+		}
+	})
+}

@@ -46,6 +46,16 @@ func newLink(c *Conn, role driver.Role) *link {
 	return &link{c: c, role: role, changed: make(chan struct{})}
 }
 
+// over says whether the session has ended.
+func (s *session) over() bool {
+	select {
+	case <-s.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 // announce wakes everybody who waits in get; the caller holds mu.
 func (l *link) announce() {
 	close(l.changed)
@@ -59,7 +69,9 @@ func (l *link) peek() *session {
 	return l.cur
 }
 
-// get returns a session, waiting for one under ctx.
+// get returns a session, waiting for one under ctx. One that is over, and that
+// the supervisor has not let go of yet, is none: who asks in a loop would get
+// it again and again, and spend its retries on it.
 func (l *link) get(ctx context.Context, op string) (*session, error) {
 	asked := false
 	for {
@@ -72,7 +84,7 @@ func (l *link) get(ctx context.Context, op string) (*session, error) {
 		l.mu.Unlock()
 		asked = true
 		switch {
-		case s != nil:
+		case s != nil && !s.over():
 			return s, nil
 		case closed || l.c.ctx.Err() != nil:
 			return nil, &Error{Op: op, Transport: l.c.scheme(), Kind: ErrClosed}
