@@ -127,3 +127,39 @@ func TestRetriesAreNotSpentOnADeadSession(t *testing.T) {
 		}
 	})
 }
+
+// A message that waits through an outage goes to the name that a PerSession
+// queue has when it is sent, not to the one of before.
+func TestPerSessionNameIsResolvedWhenSent(t *testing.T) {
+	for _, split := range []bool{false, true} {
+		t.Run(fmt.Sprintf("split=%v", split), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFake()
+				f.split = split
+				conn := open(t, f, nil)
+				must(t, conn.Declare(t.Context(), gombu.Topology{Queues: []gombu.Queue{{Name: "mine", PerSession: true}, {Name: "q"}}}))
+				old := conn.BrokerName("mine")
+				f.set(func() { f.dial = func(int) error { return errors.New("down") } })
+				f.cut()
+				time.Sleep(time.Second)
+				m := &gombu.Message{Queue: "q"}
+				m.ReplyTo = "mine"
+				direct, err := conn.Producer(nil).PublishAsync(t.Context(), &gombu.Message{Queue: "mine"})
+				must(t, err)
+				reply, err := conn.Producer(nil).PublishAsync(t.Context(), m)
+				must(t, err)
+				time.Sleep(time.Second)
+				f.set(func() { f.dial = nil })
+				must(t, direct.Wait(t.Context()))
+				must(t, reply.Wait(t.Context()))
+				now := conn.BrokerName("mine")
+				if now == old || f.count(now) != 1 {
+					t.Errorf("%d messages in %q (before: %q), want 1", f.count(now), now, old)
+				}
+				if got := f.queues["q"][0].Props.ReplyTo; got != now {
+					t.Errorf("reply-to is %q, want %q", got, now)
+				}
+			})
+		})
+	}
+}
