@@ -129,8 +129,12 @@ func (d *Delivery) check() error {
 	return d.fault
 }
 
-// undecodable says whether err is that this very message cannot be decoded.
+// undecodable says whether err is that this very message cannot be decoded,
+// and nothing else: Reject, Drop and Retry decide, whatever their reason.
 func (d *Delivery) undecodable(err error) bool {
+	if _, decided := errors.AsType[*verdict](err); decided {
+		return false
+	}
 	var own *decodeError
 	return errors.As(err, &own) && own.d == d || d.fault != nil && errors.Is(err, d.fault)
 }

@@ -31,6 +31,12 @@ type fake struct {
 	tag      uint64
 	wake     chan struct{}
 	acked    int
+
+	role      func(driver.Role) error                           // nil: always succeeds; dial by role
+	submit    func(*fakeSender, []driver.Outgoing) (int, error) // nil: takes all
+	receive   func() error                                      // nil: none fails
+	brake     time.Duration                                     // of SetPrefetch
+	receivers []*fakeReceiver                                   // all that were opened
 }
 
 func newFake() *fake {
@@ -45,13 +51,18 @@ func (f *fake) Features() driver.Features {
 func (f *fake) Connect(ctx context.Context, env driver.Env) (driver.Conn, error) {
 	f.mu.Lock()
 	f.dials++
-	n, dial := f.dials, f.dial
+	n, dial, role := f.dials, f.dial, f.role
 	f.mu.Unlock()
 	if err := wait(ctx, f.latency); err != nil {
 		return nil, err
 	}
 	if dial != nil {
 		if err := dial(n); err != nil {
+			return nil, err
+		}
+	}
+	if role != nil {
+		if err := role(env.Role); err != nil {
 			return nil, err
 		}
 	}
@@ -160,6 +171,9 @@ func (c *fakeConn) Apply(ctx context.Context, steps []driver.Step) error {
 	if err := wait(ctx, c.f.latency); err != nil {
 		return err
 	}
+	if err := c.Err(); err != nil {
+		return err
+	}
 	c.f.mu.Lock()
 	defer c.f.mu.Unlock()
 	for i := range steps {
@@ -220,6 +234,17 @@ type fakeSender struct {
 }
 
 func (s *fakeSender) Submit(ctx context.Context, batch []driver.Outgoing) (int, error) {
+	f := s.c.f
+	f.mu.Lock()
+	submit := f.submit
+	f.mu.Unlock()
+	if submit != nil {
+		return submit(s, batch)
+	}
+	return s.accept(batch)
+}
+
+func (s *fakeSender) accept(batch []driver.Outgoing) (int, error) {
 	if err := s.c.Err(); err != nil {
 		return 0, err
 	}
@@ -290,7 +315,9 @@ func (c *fakeConn) OpenReceiver(ctx context.Context, rc driver.ReceiverConfig) (
 	if _, ok := c.f.queues[rc.Queue]; !ok {
 		return nil, &driver.Error{Op: "consume", Entity: rc.Queue, Kind: driver.ErrNotFound}
 	}
-	return &fakeReceiver{c: c, queue: rc.Queue, prefetch: rc.Prefetch, noAck: rc.NoAck, open: map[uint64]driver.Incoming{}}, nil
+	r := &fakeReceiver{c: c, queue: rc.Queue, prefetch: rc.Prefetch, noAck: rc.NoAck, open: map[uint64]driver.Incoming{}}
+	c.f.receivers = append(c.f.receivers, r)
+	return r, nil
 }
 
 type fakeReceiver struct {
@@ -315,6 +342,12 @@ func (r *fakeReceiver) Receive(ctx context.Context, dst []driver.Incoming) (int,
 			return 0, context.Cause(ctx)
 		}
 		f.mu.Lock()
+		if f.receive != nil {
+			if err := f.receive(); err != nil {
+				f.mu.Unlock()
+				return 0, err
+			}
+		}
 		q, exists := f.queues[r.queue]
 		n := 0
 		for len(q) > 0 && n < len(dst) && (r.noAck || len(r.open) < r.prefetch) {
@@ -395,7 +428,10 @@ func (r *fakeReceiver) Settle(ctx context.Context, ss []driver.Settlement) error
 	return nil
 }
 
-func (r *fakeReceiver) SetPrefetch(_ context.Context, n int) error {
+func (r *fakeReceiver) SetPrefetch(ctx context.Context, n int) error {
+	if err := wait(ctx, r.c.f.brake); err != nil {
+		return err
+	}
 	r.c.f.set(func() { r.prefetch = n; close(r.c.f.wake); r.c.f.wake = make(chan struct{}) })
 	return nil
 }

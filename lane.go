@@ -52,7 +52,7 @@ func (l *lane) inline(ctx context.Context, p *Producer, m *Message) error {
 		return err
 	}
 	for {
-		s, err := l.session(ctx)
+		s, names, err := l.session(ctx)
 		if err != nil {
 			return err
 		}
@@ -65,6 +65,7 @@ func (l *lane) inline(ctx context.Context, p *Producer, m *Message) error {
 			l.at = s
 		}
 		l.one[0] = out
+		names.address(&l.one[0])
 		if _, err = l.tx.Submit(ctx, l.one[:]); err == nil {
 			err = l.one[0].Err
 		}
@@ -192,7 +193,7 @@ func (l *lane) recycle(k *call) {
 func (l *lane) run() {
 	ctx := l.c.ctx
 	for {
-		s, err := l.sendable(ctx)
+		s, names, err := l.sendable(ctx)
 		if err != nil {
 			l.failAll(err)
 			return
@@ -215,16 +216,16 @@ func (l *lane) run() {
 			}
 			continue
 		}
-		l.submit(s)
+		l.submit(s, names)
 	}
 }
 
-// sendable waits for a session that takes messages.
-func (l *lane) sendable(ctx context.Context) (*session, error) {
+// sendable is session, of which the broker takes messages.
+func (l *lane) sendable(ctx context.Context) (s, names *session, err error) {
 	for {
-		s, err := l.session(ctx)
+		s, names, err := l.session(ctx)
 		if err != nil || !s.blocked.Load() {
-			return s, err
+			return s, names, err
 		}
 		s.link.mu.Lock()
 		changed := s.link.changed
@@ -235,7 +236,7 @@ func (l *lane) sendable(ctx context.Context) (*session, error) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
+			return nil, nil, &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
 		}
 	}
 }
@@ -255,10 +256,11 @@ func (l *lane) switchTo(ctx context.Context, s *session) error {
 
 // submit gives one batch to the driver. It waits for room in the driver's
 // memory for as long as the session lives; callers leave by their own contexts.
-func (l *lane) submit(s *session) {
+func (l *lane) submit(s, names *session) {
 	batch := l.take()
-	for _, k := range batch {
+	for i, k := range batch {
 		l.out = append(l.out, k.out)
+		names.address(&l.out[i])
 	}
 	n, err := l.tx.Submit(s.ctx, l.out)
 	for i, k := range batch[:n] {

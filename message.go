@@ -85,7 +85,7 @@ func (p *Producer) prepare(m *Message, out *driver.Outgoing) error {
 	return nil
 }
 
-// route fills in what the exchange and the session decide.
+// route fills in what the exchange decides.
 func (p *Producer) route(m *Message, out *driver.Outgoing) {
 	c := p.c
 	mandatory := m.Mandatory
@@ -106,13 +106,20 @@ func (p *Producer) route(m *Message, out *driver.Outgoing) {
 	if out.Props.DeliveryMode == 0 {
 		out.Props.DeliveryMode = Persistent
 	}
-	if c.topo.handles.Load() != 0 {
-		if out.Exchange == "" {
-			out.Key = c.BrokerName(out.Key)
-		}
-		if out.Props.ReplyTo != "" {
-			out.Props.ReplyTo = c.BrokerName(out.Props.ReplyTo)
-		}
+}
+
+// address puts the names of this session for the handles of PerSession queues.
+// That is done at each submit: a message may wait, and be repeated, through
+// sessions in which they have other names.
+func (s *session) address(out *driver.Outgoing) {
+	if s.link.c.topo.handles.Load() == 0 {
+		return
+	}
+	if out.Exchange == "" {
+		out.Key = s.name(out.Key)
+	}
+	if out.Props.ReplyTo != "" {
+		out.Props.ReplyTo = s.name(out.Props.ReplyTo)
 	}
 }
 

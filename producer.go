@@ -1,6 +1,7 @@
 package gombu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -174,16 +175,20 @@ func (p *Producer) end() {
 	p.mu.Unlock()
 }
 
-// session is where a message goes now. What was declared is put back by the
-// consuming session, so a publisher waits for that one too.
-func (p *lane) session(ctx context.Context) (*session, error) {
-	c := p.c
+// session is where a message goes now, and the session that knows the names of
+// PerSession queues. What was declared is put back by the consuming session, so
+// a publisher waits for that one too.
+func (l *lane) session(ctx context.Context) (s, names *session, err error) {
+	c := l.c
 	if c.publish != c.consume && c.topo.any() {
-		if _, err := c.consume.get(ctx, "publish"); err != nil {
-			return nil, err
+		if names, err = c.consume.get(ctx, "publish"); err != nil {
+			return nil, nil, err
 		}
 	}
-	return c.publish.get(ctx, "publish")
+	if s, err = c.publish.get(ctx, "publish"); err != nil {
+		return nil, nil, err
+	}
+	return s, cmp.Or(names, s), nil
 }
 
 func (t *topology) any() bool {

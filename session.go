@@ -45,6 +45,16 @@ func newLink(c *Conn, role driver.Role) *link {
 	return &link{c: c, role: role, changed: make(chan struct{})}
 }
 
+// over says whether the session has ended.
+func (s *session) over() bool {
+	select {
+	case <-s.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 // announce wakes everybody who waits in get; the caller holds mu.
 func (l *link) announce() {
 	close(l.changed)
@@ -58,20 +68,22 @@ func (l *link) peek() *session {
 	return l.cur
 }
 
-// get returns a session, waiting for one under ctx.
+// get returns a session, waiting for one under ctx. One that is over, and that
+// the supervisor has not let go of yet, is none: who asks in a loop would get
+// it again and again, and spend its retries on it.
 func (l *link) get(ctx context.Context, op string) (*session, error) {
 	asked := false
 	for {
 		l.mu.Lock()
 		s, changed, fatal, closed := l.cur, l.changed, l.fatal, l.closed
-		if s == nil && !l.running && !l.closed && (!asked || fatal == nil) {
+		if s == nil && !l.running && !closed && (!asked || fatal == nil) {
 			l.running, l.fatal, fatal = true, nil, nil
 			l.c.wg.Go(l.supervise)
 		}
 		l.mu.Unlock()
 		asked = true
 		switch {
-		case s != nil:
+		case s != nil && !s.over():
 			return s, nil
 		case closed || l.c.ctx.Err() != nil:
 			return nil, &Error{Op: op, Transport: l.c.scheme(), Kind: ErrClosed}

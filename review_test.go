@@ -1,0 +1,165 @@
+package gombu_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/gombu/gombu"
+	"github.com/gombu/gombu/driver"
+)
+
+// What a review of the core found: each test failed before its defect was mended.
+
+// running starts a consumer and waits until its subscriptions stand; stop ends
+// it and returns what Run did.
+func running(t *testing.T, conn *gombu.Conn, cfg gombu.ConsumerConfig, h gombu.Handler) (k *gombu.Consumer, stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	k = conn.Consumer(cfg)
+	over := make(chan error, 1)
+	go func() { over <- k.Run(ctx, h) }()
+	must(t, k.Ready(t.Context()))
+	return k, func() error { cancel(); return <-over }
+}
+
+func send(t *testing.T, conn *gombu.Conn, m *gombu.Message) {
+	t.Helper()
+	must(t, conn.Producer(nil).Publish(t.Context(), m))
+}
+
+// Reject and Drop decide, also when the reason is that the message does not decode.
+func TestVerdictOnAnUndecodableMessage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		bad := func() {
+			m := &gombu.Message{Queue: "q", Body: []byte("{")}
+			m.ContentType, m.ContentEncoding = "application/json", "utf-8"
+			send(t, conn, m)
+		}
+		bad()
+		calls := 0
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}}, func(_ context.Context, d *gombu.Delivery) error {
+			calls++
+			var v any
+			return gombu.Reject(d.Decode(&v))
+		})
+		time.Sleep(time.Hour)
+		must(t, stop())
+		if calls != 1 || f.count("q") != 0 || f.count("gombu.undecodable.q") != 0 {
+			t.Errorf("handler: %d calls, %d in the queue, %d parked; want 1, 0, 0", calls, f.count("q"), f.count("gombu.undecodable.q"))
+		}
+		bad()
+		calls = 0
+		_, stop = running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}, OnUndecodable: func(_ context.Context, _ *gombu.Delivery, err error) error {
+			calls++
+			return gombu.Drop(fmt.Errorf("no use: %w", err))
+		}}, gombu.Typed(func(context.Context, int, *gombu.Delivery) error { return nil }))
+		time.Sleep(time.Hour)
+		must(t, stop())
+		if calls != 1 || f.count("q") != 0 {
+			t.Errorf("hook: %d calls, %d in the queue; want 1, 0", calls, f.count("q"))
+		}
+	})
+}
+
+// A declaration that the broker refused, or that was undone, says nothing about
+// the exchange: what nobody takes is still an error.
+func TestRefusedDeclareDoesNotSilenceUnroutable(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		fanout := gombu.Topology{Exchanges: []gombu.Exchange{{Name: "x", Type: gombu.Fanout}}}
+		f.apply = func(*driver.Step) error { return &driver.Error{Kind: driver.ErrConflict} }
+		if err := conn.Declare(t.Context(), fanout); !errors.Is(err, gombu.ErrConflict) {
+			t.Fatal(err)
+		}
+		p := conn.Producer(nil)
+		if err := p.Publish(t.Context(), &gombu.Message{Exchange: "x", Key: "nobody"}); !errors.Is(err, gombu.ErrUnroutable) {
+			t.Errorf("after a refused Declare: %v", err)
+		}
+		f.set(func() { f.apply = nil })
+		must(t, conn.Declare(t.Context(), fanout))
+		must(t, p.Publish(t.Context(), &gombu.Message{Exchange: "x", Key: "nobody"}))
+		must(t, conn.Delete(t.Context(), fanout, nil))
+		if err := p.Publish(t.Context(), &gombu.Message{Exchange: "x", Key: "nobody"}); !errors.Is(err, gombu.ErrUnroutable) {
+			t.Errorf("after Delete: %v", err)
+		}
+	})
+}
+
+// For the race detector: calls that wait for a session while it closes.
+func TestReadyBesideClose(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.latency = time.Second
+		conn := open(t, f, nil)
+		for range 4 {
+			go func() { _ = conn.Ready(t.Context()) }()
+		}
+		time.Sleep(500 * time.Millisecond)
+		must(t, conn.Close())
+	})
+}
+
+// A session that is over, and that the supervisor has not let go of yet, eats
+// no retries.
+func TestRetriesAreNotSpentOnADeadSession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		submits := 0
+		f.submit = func(s *fakeSender, batch []driver.Outgoing) (int, error) {
+			submits++
+			return s.accept(batch)
+		}
+		for i := range 50 {
+			f.cut()
+			p := conn.Producer(&gombu.ProducerConfig{Retry: &gombu.RetryPolicy{MaxRetries: 1}})
+			if err := p.Publish(t.Context(), &gombu.Message{Queue: "q"}); err != nil {
+				t.Fatalf("publish %d: %v, after %d submits", i, err, submits)
+			}
+		}
+	})
+}
+
+// A message that waits through an outage goes to the name that a PerSession
+// queue has when it is sent, not to the one of before.
+func TestPerSessionNameIsResolvedWhenSent(t *testing.T) {
+	for _, split := range []bool{false, true} {
+		t.Run(fmt.Sprintf("split=%v", split), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFake()
+				f.split = split
+				conn := open(t, f, nil)
+				must(t, conn.Declare(t.Context(), gombu.Topology{Queues: []gombu.Queue{{Name: "mine", PerSession: true}, {Name: "q"}}}))
+				old := conn.BrokerName("mine")
+				f.set(func() { f.dial = func(int) error { return errors.New("down") } })
+				f.cut()
+				time.Sleep(time.Second)
+				m := &gombu.Message{Queue: "q"}
+				m.ReplyTo = "mine"
+				direct, err := conn.Producer(nil).PublishAsync(t.Context(), &gombu.Message{Queue: "mine"})
+				must(t, err)
+				reply, err := conn.Producer(nil).PublishAsync(t.Context(), m)
+				must(t, err)
+				time.Sleep(time.Second)
+				f.set(func() { f.dial = nil })
+				must(t, direct.Wait(t.Context()))
+				must(t, reply.Wait(t.Context()))
+				now := conn.BrokerName("mine")
+				if now == old || f.count(now) != 1 {
+					t.Errorf("%d messages in %q (before: %q), want 1", f.count(now), now, old)
+				}
+				if got := f.queues["q"][0].Props.ReplyTo; got != now {
+					t.Errorf("reply-to is %q, want %q", got, now)
+				}
+			})
+		})
+	}
+}
