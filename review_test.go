@@ -163,3 +163,41 @@ func TestPerSessionNameIsResolvedWhenSent(t *testing.T) {
 		})
 	}
 }
+
+// What comes back from a lost session stands in the line in the order in which
+// it was published, whoever brings it back first.
+func TestOrderOfWhatComesBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		f.submit = func(s *fakeSender, batch []driver.Outgoing) (int, error) {
+			f.set(func() { f.submit = nil })
+			s.mu.Lock()
+			for _, o := range batch[:1] {
+				s.line = append(s.line, driver.Receipt{Seq: o.Seq, Err: driver.ErrNotSent})
+			}
+			s.mu.Unlock()
+			s.c.end(errors.New("cut"))
+			time.Sleep(time.Second) // the outcomes are home before Submit returns
+			return 1, s.c.Err()
+		}
+		p := conn.Producer(nil)
+		var pend []*gombu.Pending
+		for i := range 4 {
+			w, err := p.PublishAsync(t.Context(), &gombu.Message{Queue: "q", Value: i})
+			must(t, err)
+			pend = append(pend, w)
+		}
+		for _, w := range pend {
+			must(t, w.Wait(t.Context()))
+		}
+		var got string
+		for _, in := range f.queues["q"] {
+			got += string(in.Body)
+		}
+		if got != "0123" {
+			t.Errorf("in the queue: %s", got)
+		}
+	})
+}
