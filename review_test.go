@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -200,4 +201,45 @@ func TestOrderOfWhatComesBack(t *testing.T) {
 			t.Errorf("in the queue: %s", got)
 		}
 	})
+}
+
+// A handler keeps its context until its grace is over, and Cancel waits for it,
+// also when nothing of it is left to settle.
+func TestGraceOfHandlersThatHaveSettled(t *testing.T) {
+	for _, noAck := range []bool{false, true} {
+		t.Run(fmt.Sprintf("noAck=%v", noAck), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFake()
+				conn := open(t, f, nil)
+				must(t, declare(t.Context(), conn, "q", "other"))
+				send(t, conn, &gombu.Message{Queue: "q"})
+				send(t, conn, &gombu.Message{Queue: "other"})
+				var cut, busy atomic.Int32
+				k, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q", "other"}, NoAck: noAck, Workers: 2}, func(ctx context.Context, d *gombu.Delivery) error {
+					if d.Queue == "other" {
+						busy.Add(1)
+						defer busy.Add(-1)
+					}
+					if err := d.Ack(ctx); err != nil {
+						t.Error(err)
+					}
+					if wait(ctx, 5*time.Second) != nil {
+						cut.Add(1)
+					}
+					return nil
+				})
+				time.Sleep(time.Second)
+				must(t, k.Cancel(t.Context(), "other"))
+				if n := busy.Load(); n != 0 {
+					t.Errorf("Cancel left %d handlers running", n)
+				}
+				send(t, conn, &gombu.Message{Queue: "q"})
+				time.Sleep(time.Second)
+				must(t, stop())
+				if n := cut.Load(); n != 0 {
+					t.Errorf("%d handlers lost their context before their grace was over", n)
+				}
+			})
+		})
+	}
 }

@@ -216,7 +216,9 @@ func (r *run) worker() {
 			return
 		}
 		r.busy.Add(1)
+		d.rec.begin()
 		r.handle(d)
+		d.rec.gave(1)
 		r.busy.Add(-1)
 	}
 }

@@ -258,7 +258,7 @@ type reception struct {
 	extracted bool // its waiting deliveries were taken out; guarded by jobs.mu
 
 	mu      sync.Mutex
-	open    int           // received and not settled
+	open    int           // received and not settled, and handlers that run
 	idle    chan struct{} // closed when open falls to zero; nil: nobody waits
 	line    []settling
 	running bool
@@ -285,6 +285,14 @@ func (rec *reception) took(n int) {
 	rec.mu.Unlock()
 }
 
+// begin counts a handler: it may run on after it has settled its delivery, and
+// without acks there is nothing to settle. It ends with gave(1).
+func (rec *reception) begin() {
+	rec.mu.Lock()
+	rec.open++
+	rec.mu.Unlock()
+}
+
 func (rec *reception) gave(n int) {
 	rec.mu.Lock()
 	if rec.open -= n; rec.open == 0 && rec.idle != nil {
@@ -294,7 +302,7 @@ func (rec *reception) gave(n int) {
 	rec.mu.Unlock()
 }
 
-// wait returns when all is settled, or with ctx.
+// wait returns when all is settled and no handler runs, or with ctx.
 func (rec *reception) wait(ctx context.Context) {
 	rec.mu.Lock()
 	if rec.open > 0 && rec.idle == nil {
