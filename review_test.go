@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gombu/gombu"
@@ -242,4 +245,72 @@ func TestGraceOfHandlersThatHaveSettled(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What fails while its consumer stops goes back at once: there is nobody left
+// to hold it.
+func TestStopDoesNotWaitForABackOff(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		started := make(chan struct{})
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}}, func(context.Context, *gombu.Delivery) error {
+			close(started)
+			time.Sleep(100 * time.Millisecond)
+			return errors.New("failed")
+		})
+		<-started
+		within(t, 200*time.Millisecond, func() { must(t, stop()) })
+		if f.count("q") != 1 {
+			t.Errorf("%d in the queue, want 1", f.count("q"))
+		}
+	})
+}
+
+// No goroutine of a Run outlives it for a message that its grace cut short.
+func TestRunLeavesNobodyHolding(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		started := make(chan struct{})
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}, Grace: time.Second}, func(ctx context.Context, _ *gombu.Delivery) error {
+			close(started)
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
+		<-started
+		must(t, stop())
+		synctest.Wait()
+		buf := make([]byte, 1<<20)
+		if all := string(buf[:runtime.Stack(buf, true)]); strings.Contains(all, "holdLoop") {
+			t.Error("the goroutine that holds messages outlives Run")
+		}
+	})
+}
+
+// A message whose next try to be parked falls into the stop goes back.
+func TestParkingAgainWhileStopping(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.brake = 500 * time.Millisecond
+		f.refuse = func(o *driver.Outgoing) error {
+			if o.Key == "q" {
+				return nil
+			}
+			return &driver.Error{Kind: driver.ErrRefused}
+		}
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}, Accept: []string{"json"}}, func(context.Context, *gombu.Delivery) error { return nil })
+		send(t, conn, &gombu.Message{Queue: "q", Value: "text, which is not accepted"})
+		time.Sleep(900 * time.Millisecond) // held for a second
+		within(t, time.Second, func() { must(t, stop()) })
+		if f.count("q") != 1 {
+			t.Errorf("%d in the queue, want 1", f.count("q"))
+		}
+	})
 }

@@ -256,6 +256,7 @@ type reception struct {
 	unhook   func() bool
 
 	extracted bool // its waiting deliveries were taken out; guarded by jobs.mu
+	released  bool // its held deliveries were taken out; guarded by held.mu
 
 	mu      sync.Mutex
 	open    int           // received and not settled, and handlers that run
