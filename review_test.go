@@ -314,3 +314,25 @@ func TestParkingAgainWhileStopping(t *testing.T) {
 		}
 	})
 }
+
+// What a handler settles when its context ends still counts.
+func TestSettlesAfterTheGraceAreFlushed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		started := make(chan struct{})
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}, Grace: time.Second}, func(ctx context.Context, _ *gombu.Delivery) error {
+			close(started)
+			<-ctx.Done()
+			time.Sleep(100 * time.Millisecond) // winds up
+			return nil
+		})
+		<-started
+		within(t, 1200*time.Millisecond, func() { must(t, stop()) })
+		if f.acked != 1 || f.count("q") != 0 {
+			t.Errorf("%d acked, %d in the queue; want 1, 0", f.acked, f.count("q"))
+		}
+	})
+}

@@ -32,6 +32,8 @@ type run struct {
 	stopIntake context.CancelCauseFunc
 	work       context.Context // of the handlers; ends when their grace is over
 	kill       context.CancelCauseFunc
+	hands      context.Context // ends when the handlers have ended after that, or were left behind
+	leave      context.CancelCauseFunc
 	life       context.Context // of settles and closes; ends when all must be over
 	end        context.CancelCauseFunc
 
@@ -55,6 +57,7 @@ func newRun(ctx context.Context, k *Consumer, h Handler, accept codec.AcceptSet)
 	// A child of Run's context: when a handler ends that, nothing begins after it.
 	r.intake, r.stopIntake = context.WithCancelCause(ctx)
 	r.work, r.kill = context.WithCancelCause(base)
+	r.hands, r.leave = context.WithCancelCause(base)
 	r.life, r.end = context.WithCancelCause(base)
 	return r
 }
@@ -153,6 +156,7 @@ func (r *run) drain() {
 		}
 	}
 	r.kill(ErrClosed)
+	r.leave(ErrClosed)
 	last := time.AfterFunc(afterGrace, func() { r.end(ErrClosed) })
 	defer last.Stop()
 	r.waitSources()

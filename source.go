@@ -232,7 +232,7 @@ func (s *source) drain(rec *reception) {
 	cancel()
 	rec.settleAll(r.jobs.extract(rec), driver.Release)
 	rec.settleAll(r.held.extract(rec), driver.Requeue)
-	rec.wait(r.work)
+	rec.wait(r.hands)
 	rec.flushed(r.life)
 	rec.over.Store(true)
 	if rec.unhook != nil {
@@ -316,8 +316,15 @@ func (rec *reception) wait(ctx context.Context) {
 	}
 	select {
 	case <-idle:
-	case <-rec.ctx.Done(): // lost: nothing can be settled any more
 	case <-ctx.Done():
+	case <-rec.ctx.Done():
+		if rec.over.Load() {
+			return // lost: nothing can be settled any more
+		}
+		select { // the grace is over: what handlers settle now still counts
+		case <-idle:
+		case <-ctx.Done():
+		}
 	}
 }
 
