@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -334,5 +335,50 @@ func TestSettlesAfterTheGraceAreFlushed(t *testing.T) {
 		if f.acked != 1 || f.count("q") != 0 {
 			t.Errorf("%d acked, %d in the queue; want 1, 0", f.acked, f.count("q"))
 		}
+	})
+}
+
+// Close does not wait its grace for a Run that cannot declare yet.
+func TestShutdownOfARunThatWaitsToDeclare(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.dial = func(int) error { return errors.New("down") }
+		conn := gombu.New(f, nil)
+		over := make(chan error, 1)
+		go func() {
+			over <- conn.Run(t.Context(), gombu.ConsumerConfig{Queues: []string{"q"}, Declare: &gombu.Topology{Queues: []gombu.Queue{{Name: "q"}}}},
+				func(context.Context, *gombu.Delivery) error { return nil })
+		}()
+		time.Sleep(3 * time.Second)
+		within(t, time.Second, func() { must(t, conn.Close()) })
+		must(t, <-over)
+	})
+}
+
+// A session that is lost while a Run, or a publish, declares is no reason to fail.
+func TestDeclareSurvivesALostSession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.latency = time.Second
+		conn := open(t, f, nil)
+		must(t, conn.Ready(t.Context()))
+		top := &gombu.Topology{Queues: []gombu.Queue{{Name: "q"}}}
+		var wg sync.WaitGroup
+		ctx, cancel := context.WithCancel(t.Context())
+		wg.Go(func() {
+			if err := conn.Run(ctx, gombu.ConsumerConfig{Queues: []string{"q"}, Declare: top}, func(context.Context, *gombu.Delivery) error { return nil }); err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		})
+		wg.Go(func() {
+			if err := conn.Producer(&gombu.ProducerConfig{Declare: top}).Publish(t.Context(), &gombu.Message{Queue: "q"}); err != nil {
+				t.Errorf("Publish: %v", err)
+			}
+		})
+		time.Sleep(500 * time.Millisecond)
+		f.cut()
+		time.Sleep(20 * time.Second)
+		cancel()
+		wg.Wait()
 	})
 }

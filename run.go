@@ -62,15 +62,15 @@ func newRun(ctx context.Context, k *Consumer, h Handler, accept codec.AcceptSet)
 	return r
 }
 
-// serve runs until ctx ends, Shutdown asks, or something cannot be helped.
-func (r *run) serve(ctx context.Context) error {
+// serve runs until Run's context ends, Shutdown asks, or something cannot be helped.
+func (r *run) serve() error {
 	defer close(r.done)
 	defer r.end(ErrClosed)
-	if err := r.c.declareOnce(ctx, r.cfg.Declare); err != nil {
-		r.stopIntake(ErrClosed)
-		if ctx.Err() != nil {
+	if err := r.c.declareOnce(r.intake, r.cfg.Declare); err != nil {
+		if r.intake.Err() != nil {
 			return nil
 		}
+		r.stopIntake(ErrClosed)
 		return err
 	}
 	r.k.mu.Lock()
