@@ -37,14 +37,25 @@ func (c *calls) push(k *call) {
 	c.last = k
 }
 
-func (c *calls) unshift(k *call) {
-	k.prev, k.next = nil, c.first
-	if c.first == nil {
-		c.last = k
-	} else {
-		c.first.prev = k
+// restore returns a call that was taken: before what was taken after it, and
+// before what never was, whose Seq is zero. Both sides of a lost session bring
+// calls back, in either order.
+func (c *calls) restore(k *call) {
+	next := c.first
+	for next != nil && next.out.Seq != 0 && next.out.Seq < k.out.Seq {
+		next = next.next
 	}
-	c.first = k
+	if next == nil {
+		c.push(k)
+		return
+	}
+	k.prev, k.next = next.prev, next
+	if next.prev == nil {
+		c.first = k
+	} else {
+		next.prev.next = k
+	}
+	next.prev = k
 }
 
 func (c *calls) remove(k *call) {

@@ -114,7 +114,7 @@ func (k *Consumer) Run(ctx context.Context, h Handler) error {
 		return err
 	}
 	defer k.c.unregister(r)
-	return r.serve(ctx)
+	return r.serve()
 }
 
 func (k *Consumer) detach() {

@@ -40,11 +40,12 @@ func (j *jobs) push(slab []Delivery) bool {
 	return true
 }
 
-// again puts one delivery back at the end; false when no worker takes any more.
+// again puts one delivery back at the end; false when no worker takes any more
+// of its kind.
 func (j *jobs) again(d *Delivery) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.closed {
+	if j.closed || d.rec.extracted {
 		return false
 	}
 	j.list = append(j.list, d)
@@ -120,11 +121,21 @@ type heldItem struct {
 	then func(*Delivery)
 }
 
-// hold keeps d for a while, then calls then on the run's goroutine.
+// hold keeps d for a while, then calls then on the run's goroutine. When the
+// subscription of d is ending, it goes back at once.
 func (r *run) hold(d *Delivery, after time.Duration, then func(*Delivery)) {
-	h := &r.held
+	if !r.held.add(r, d, after, then) {
+		r.requeue(d)
+	}
+}
+
+// add is hold's part under the lock; false when what was held has been given back.
+func (h *held) add(r *run, d *Delivery, after time.Duration, then func(*Delivery)) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if d.rec.released {
+		return false
+	}
 	it := heldItem{d, time.Now().Add(after), then}
 	i, _ := slices.BinarySearchFunc(h.list, it, func(a, b heldItem) int { return a.due.Compare(b.due) })
 	h.list = slices.Insert(h.list, i, it)
@@ -136,6 +147,7 @@ func (r *run) hold(d *Delivery, after time.Duration, then func(*Delivery)) {
 	case h.wake <- struct{}{}:
 	default:
 	}
+	return true
 }
 
 func (r *run) holdLoop() {
@@ -166,10 +178,11 @@ func (r *run) holdLoop() {
 	}
 }
 
-// extract takes out what belongs to rec.
+// extract takes out what belongs to rec; nothing of it is held any more.
 func (h *held) extract(rec *reception) []*Delivery {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	rec.released = true
 	var out []*Delivery
 	h.list = slices.DeleteFunc(h.list, func(it heldItem) bool {
 		if it.d.rec == rec {

@@ -220,7 +220,7 @@ func (l *lane) run() {
 	}
 }
 
-// sendable is session, of which the broker takes messages.
+// sendable is session, once its broker takes messages.
 func (l *lane) sendable(ctx context.Context) (s, names *session, err error) {
 	for {
 		s, names, err := l.session(ctx)
@@ -417,7 +417,7 @@ func (l *lane) putBack(batch []*call, err error) {
 		}
 		delete(l.flight, k.out.Seq)
 		k.state = waiting
-		l.line.unshift(k)
+		l.line.restore(k)
 	}
 	l.start()
 	l.mu.Unlock()

@@ -4,7 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gombu/gombu"
@@ -162,4 +167,218 @@ func TestPerSessionNameIsResolvedWhenSent(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What comes back from a lost session stands in the line in the order in which
+// it was published, whoever brings it back first.
+func TestOrderOfWhatComesBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		f.submit = func(s *fakeSender, batch []driver.Outgoing) (int, error) {
+			f.set(func() { f.submit = nil })
+			s.mu.Lock()
+			for _, o := range batch[:1] {
+				s.line = append(s.line, driver.Receipt{Seq: o.Seq, Err: driver.ErrNotSent})
+			}
+			s.mu.Unlock()
+			s.c.end(errors.New("cut"))
+			time.Sleep(time.Second) // the outcomes are home before Submit returns
+			return 1, s.c.Err()
+		}
+		p := conn.Producer(nil)
+		var pend []*gombu.Pending
+		for i := range 4 {
+			w, err := p.PublishAsync(t.Context(), &gombu.Message{Queue: "q", Value: i})
+			must(t, err)
+			pend = append(pend, w)
+		}
+		for _, w := range pend {
+			must(t, w.Wait(t.Context()))
+		}
+		var got string
+		for _, in := range f.queues["q"] {
+			got += string(in.Body)
+		}
+		if got != "0123" {
+			t.Errorf("in the queue: %s", got)
+		}
+	})
+}
+
+// A handler keeps its context until its grace is over, and Cancel waits for it,
+// also when nothing of it is left to settle.
+func TestGraceOfHandlersThatHaveSettled(t *testing.T) {
+	for _, noAck := range []bool{false, true} {
+		t.Run(fmt.Sprintf("noAck=%v", noAck), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFake()
+				conn := open(t, f, nil)
+				must(t, declare(t.Context(), conn, "q", "other"))
+				send(t, conn, &gombu.Message{Queue: "q"})
+				send(t, conn, &gombu.Message{Queue: "other"})
+				var cut, busy atomic.Int32
+				k, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q", "other"}, NoAck: noAck, Workers: 2}, func(ctx context.Context, d *gombu.Delivery) error {
+					if d.Queue == "other" {
+						busy.Add(1)
+						defer busy.Add(-1)
+					}
+					if err := d.Ack(ctx); err != nil {
+						t.Error(err)
+					}
+					if wait(ctx, 5*time.Second) != nil {
+						cut.Add(1)
+					}
+					return nil
+				})
+				time.Sleep(time.Second)
+				must(t, k.Cancel(t.Context(), "other"))
+				if n := busy.Load(); n != 0 {
+					t.Errorf("Cancel left %d handlers running", n)
+				}
+				send(t, conn, &gombu.Message{Queue: "q"})
+				time.Sleep(time.Second)
+				must(t, stop())
+				if n := cut.Load(); n != 0 {
+					t.Errorf("%d handlers lost their context before their grace was over", n)
+				}
+			})
+		})
+	}
+}
+
+// What fails while its consumer stops goes back at once: there is nobody left
+// to hold it.
+func TestStopDoesNotWaitForABackOff(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		started := make(chan struct{})
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}}, func(context.Context, *gombu.Delivery) error {
+			close(started)
+			time.Sleep(100 * time.Millisecond)
+			return errors.New("failed")
+		})
+		<-started
+		within(t, 200*time.Millisecond, func() { must(t, stop()) })
+		if f.count("q") != 1 {
+			t.Errorf("%d in the queue, want 1", f.count("q"))
+		}
+	})
+}
+
+// No goroutine of a Run outlives it for a message that its grace cut short.
+func TestRunLeavesNobodyHolding(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		started := make(chan struct{})
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}, Grace: time.Second}, func(ctx context.Context, _ *gombu.Delivery) error {
+			close(started)
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
+		<-started
+		must(t, stop())
+		synctest.Wait()
+		buf := make([]byte, 1<<20)
+		if all := string(buf[:runtime.Stack(buf, true)]); strings.Contains(all, "holdLoop") {
+			t.Error("the goroutine that holds messages outlives Run")
+		}
+	})
+}
+
+// A message whose next try to be parked falls into the stop goes back.
+func TestParkingAgainWhileStopping(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.brake = 500 * time.Millisecond
+		f.refuse = func(o *driver.Outgoing) error {
+			if o.Key == "q" {
+				return nil
+			}
+			return &driver.Error{Kind: driver.ErrRefused}
+		}
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}, Accept: []string{"json"}}, func(context.Context, *gombu.Delivery) error { return nil })
+		send(t, conn, &gombu.Message{Queue: "q", Value: "text, which is not accepted"})
+		time.Sleep(900 * time.Millisecond) // held for a second
+		within(t, time.Second, func() { must(t, stop()) })
+		if f.count("q") != 1 {
+			t.Errorf("%d in the queue, want 1", f.count("q"))
+		}
+	})
+}
+
+// What a handler settles when its context ends still counts.
+func TestSettlesAfterTheGraceAreFlushed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		started := make(chan struct{})
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}, Grace: time.Second}, func(ctx context.Context, _ *gombu.Delivery) error {
+			close(started)
+			<-ctx.Done()
+			time.Sleep(100 * time.Millisecond) // winds up
+			return nil
+		})
+		<-started
+		within(t, 1200*time.Millisecond, func() { must(t, stop()) })
+		if f.acked != 1 || f.count("q") != 0 {
+			t.Errorf("%d acked, %d in the queue; want 1, 0", f.acked, f.count("q"))
+		}
+	})
+}
+
+// Close does not wait its grace for a Run that cannot declare yet.
+func TestShutdownOfARunThatWaitsToDeclare(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.dial = func(int) error { return errors.New("down") }
+		conn := gombu.New(f, nil)
+		over := make(chan error, 1)
+		go func() {
+			over <- conn.Run(t.Context(), gombu.ConsumerConfig{Queues: []string{"q"}, Declare: &gombu.Topology{Queues: []gombu.Queue{{Name: "q"}}}},
+				func(context.Context, *gombu.Delivery) error { return nil })
+		}()
+		time.Sleep(3 * time.Second)
+		within(t, time.Second, func() { must(t, conn.Close()) })
+		must(t, <-over)
+	})
+}
+
+// A session that is lost while a Run, or a publish, declares is no reason to fail.
+func TestDeclareSurvivesALostSession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.latency = time.Second
+		conn := open(t, f, nil)
+		must(t, conn.Ready(t.Context()))
+		top := &gombu.Topology{Queues: []gombu.Queue{{Name: "q"}}}
+		var wg sync.WaitGroup
+		ctx, cancel := context.WithCancel(t.Context())
+		wg.Go(func() {
+			if err := conn.Run(ctx, gombu.ConsumerConfig{Queues: []string{"q"}, Declare: top}, func(context.Context, *gombu.Delivery) error { return nil }); err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		})
+		wg.Go(func() {
+			if err := conn.Producer(&gombu.ProducerConfig{Declare: top}).Publish(t.Context(), &gombu.Message{Queue: "q"}); err != nil {
+				t.Errorf("Publish: %v", err)
+			}
+		})
+		time.Sleep(500 * time.Millisecond)
+		f.cut()
+		time.Sleep(20 * time.Second)
+		cancel()
+		wg.Wait()
+	})
 }

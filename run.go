@@ -32,6 +32,8 @@ type run struct {
 	stopIntake context.CancelCauseFunc
 	work       context.Context // of the handlers; ends when their grace is over
 	kill       context.CancelCauseFunc
+	hands      context.Context // ends when the handlers have ended after that, or were left behind
+	leave      context.CancelCauseFunc
 	life       context.Context // of settles and closes; ends when all must be over
 	end        context.CancelCauseFunc
 
@@ -55,19 +57,20 @@ func newRun(ctx context.Context, k *Consumer, h Handler, accept codec.AcceptSet)
 	// A child of Run's context: when a handler ends that, nothing begins after it.
 	r.intake, r.stopIntake = context.WithCancelCause(ctx)
 	r.work, r.kill = context.WithCancelCause(base)
+	r.hands, r.leave = context.WithCancelCause(base)
 	r.life, r.end = context.WithCancelCause(base)
 	return r
 }
 
-// serve runs until ctx ends, Shutdown asks, or something cannot be helped.
-func (r *run) serve(ctx context.Context) error {
+// serve runs until Run's context ends, Shutdown asks, or something cannot be helped.
+func (r *run) serve() error {
 	defer close(r.done)
 	defer r.end(ErrClosed)
-	if err := r.c.declareOnce(ctx, r.cfg.Declare); err != nil {
-		r.stopIntake(ErrClosed)
-		if ctx.Err() != nil {
+	if err := r.c.declareOnce(r.intake, r.cfg.Declare); err != nil {
+		if r.intake.Err() != nil {
 			return nil
 		}
+		r.stopIntake(ErrClosed)
 		return err
 	}
 	r.k.mu.Lock()
@@ -153,6 +156,7 @@ func (r *run) drain() {
 		}
 	}
 	r.kill(ErrClosed)
+	r.leave(ErrClosed)
 	last := time.AfterFunc(afterGrace, func() { r.end(ErrClosed) })
 	defer last.Stop()
 	r.waitSources()
@@ -216,7 +220,9 @@ func (r *run) worker() {
 			return
 		}
 		r.busy.Add(1)
+		d.rec.begin()
 		r.handle(d)
+		d.rec.gave(1)
 		r.busy.Add(-1)
 	}
 }

@@ -55,6 +55,19 @@ func (s *session) over() bool {
 	}
 }
 
+// ending says whether the session that has failed a call is over, or will be
+// in a moment: the call may know first.
+func (s *session) ending(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	select {
+	case <-s.Done():
+		return true
+	case <-ctx.Done():
+		return s.over()
+	}
+}
+
 // announce wakes everybody who waits in get; the caller holds mu.
 func (l *link) announce() {
 	close(l.changed)

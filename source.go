@@ -232,7 +232,7 @@ func (s *source) drain(rec *reception) {
 	cancel()
 	rec.settleAll(r.jobs.extract(rec), driver.Release)
 	rec.settleAll(r.held.extract(rec), driver.Requeue)
-	rec.wait(r.work)
+	rec.wait(r.hands)
 	rec.flushed(r.life)
 	rec.over.Store(true)
 	if rec.unhook != nil {
@@ -256,9 +256,10 @@ type reception struct {
 	unhook   func() bool
 
 	extracted bool // its waiting deliveries were taken out; guarded by jobs.mu
+	released  bool // its held deliveries were taken out; guarded by held.mu
 
 	mu      sync.Mutex
-	open    int           // received and not settled
+	open    int           // received and not settled, and handlers that run
 	idle    chan struct{} // closed when open falls to zero; nil: nobody waits
 	line    []settling
 	running bool
@@ -285,6 +286,14 @@ func (rec *reception) took(n int) {
 	rec.mu.Unlock()
 }
 
+// begin counts a handler: it may run on after it has settled its delivery, and
+// without acks there is nothing to settle. It ends with gave(1).
+func (rec *reception) begin() {
+	rec.mu.Lock()
+	rec.open++
+	rec.mu.Unlock()
+}
+
 func (rec *reception) gave(n int) {
 	rec.mu.Lock()
 	if rec.open -= n; rec.open == 0 && rec.idle != nil {
@@ -294,7 +303,7 @@ func (rec *reception) gave(n int) {
 	rec.mu.Unlock()
 }
 
-// wait returns when all is settled, or with ctx.
+// wait returns when all is settled and no handler runs, or with ctx.
 func (rec *reception) wait(ctx context.Context) {
 	rec.mu.Lock()
 	if rec.open > 0 && rec.idle == nil {
@@ -307,8 +316,15 @@ func (rec *reception) wait(ctx context.Context) {
 	}
 	select {
 	case <-idle:
-	case <-rec.ctx.Done(): // lost: nothing can be settled any more
 	case <-ctx.Done():
+	case <-rec.ctx.Done():
+		if rec.over.Load() {
+			return // lost: nothing can be settled any more
+		}
+		select { // the grace is over: what handlers settle now still counts
+		case <-idle:
+		case <-ctx.Done():
+		}
 	}
 }
 

@@ -92,15 +92,26 @@ func (c *Conn) declare(ctx context.Context, s *session, t Topology) error {
 }
 
 // declareOnce declares what this session has not declared yet; what the broker
-// may delete by itself is declared every time, as in Kombu.
+// may delete by itself is declared every time, as in Kombu. A session that is
+// lost meanwhile is no failure: the next one is asked.
 func (c *Conn) declareOnce(ctx context.Context, t *Topology) error {
 	if t == nil {
 		return nil
 	}
-	s, err := c.consume.get(ctx, "declare")
-	if err != nil {
-		return err
+	for {
+		s, err := c.consume.get(ctx, "declare")
+		if err != nil {
+			return err
+		}
+		err = c.declareIn(ctx, s, t)
+		if !errors.Is(err, ErrUnavailable) || !s.ending(ctx) {
+			return err
+		}
 	}
+}
+
+// declareIn is declareOnce in one session.
+func (c *Conn) declareIn(ctx context.Context, s *session, t *Topology) error {
 	key, err := json.Marshal(t)
 	if err != nil {
 		return &Error{Op: "declare", Kind: ErrInvalid, Err: err}

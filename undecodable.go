@@ -69,7 +69,14 @@ func (r *run) park(ctx context.Context, d *Delivery, why error) {
 		d.rec.gave(1)
 	default:
 		r.c.log.Error("gombu: could not park an undecodable message; will try again", "queue", d.Queue, "err", err)
-		r.hold(d, r.failed.fail(d), func(d *Delivery) { r.jobs.again(d) })
+		r.hold(d, r.failed.fail(d), r.again)
+	}
+}
+
+// again lets a worker try once more, or gives d back when none does.
+func (r *run) again(d *Delivery) {
+	if !r.jobs.again(d) {
+		r.requeue(d)
 	}
 }
 
