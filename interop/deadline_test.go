@@ -89,17 +89,17 @@ func (c *holeConn) wait(deadline *time.Time) error {
 			return net.ErrClosed
 		case <-timeout:
 			poll.Stop()
-			return errTimeout{}
+			return timeoutError{}
 		case <-poll.C:
 		}
 	}
 }
 
-type errTimeout struct{}
+type timeoutError struct{}
 
-func (errTimeout) Error() string   { return "i/o timeout" }
-func (errTimeout) Timeout() bool   { return true }
-func (errTimeout) Temporary() bool { return true }
+func (timeoutError) Error() string   { return "i/o timeout" }
+func (timeoutError) Timeout() bool   { return true }
+func (timeoutError) Temporary() bool { return true }
 
 func (c *holeConn) Write(p []byte) (int, error) {
 	if err := c.wait(&c.write); err != nil {

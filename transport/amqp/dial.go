@@ -69,7 +69,7 @@ func (c *connector) dial(ctx context.Context, env driver.Env) (conn, socket net.
 	}
 	client := tls.Client(socket, t)
 	if err := client.HandshakeContext(ctx); err != nil {
-		socket.Close()
+		_ = socket.Close() // the login failed already
 		return nil, nil, fmt.Errorf("TLS: %w", err)
 	}
 	return client, socket, nil

@@ -40,7 +40,7 @@ func (s *session) Queues(ctx context.Context) ([]driver.QueueInfo, error) {
 		return nil, failure("list queues", address.Host, driver.ErrUnavailable,
 			fmt.Errorf("the management API does not answer (enable the plugin rabbitmq_management, or set management=http://host:port): %w", hideURL(err)))
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }() // it was only read
 	if err := statusError(resp, address.Host); err != nil {
 		return nil, err
 	}
