@@ -552,6 +552,30 @@ func TestShutdownAbandonsWhoIgnoresTheContext(t *testing.T) {
 	})
 }
 
+// A handler that closes the connection it runs on waits for itself, and only
+// until the grace is over.
+func TestCloseInsideAHandlerEnds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := gombu.New(f, &gombu.Config{Grace: time.Second})
+		must(t, declare(t.Context(), conn, "q"))
+		must(t, conn.Producer(nil).Publish(t.Context(), &gombu.Message{Queue: "q"}))
+		closed := make(chan error, 1)
+		within(t, 3*time.Second, func() {
+			_ = conn.Run(t.Context(), gombu.ConsumerConfig{Queues: []string{"q"}}, func(context.Context, *gombu.Delivery) error {
+				closed <- conn.Close()
+				return nil
+			})
+			if err := <-closed; !errors.Is(err, gombu.ErrAbandoned) {
+				t.Errorf("got %v", err)
+			}
+		})
+		if f.count("q") != 1 {
+			t.Error("the message was not given back")
+		}
+	})
+}
+
 func TestBehaviour119_120_SettleOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f := newFake()

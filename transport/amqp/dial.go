@@ -69,7 +69,7 @@ func (c *connector) dial(ctx context.Context, env driver.Env) (conn, socket net.
 	}
 	client := tls.Client(socket, t)
 	if err := client.HandshakeContext(ctx); err != nil {
-		_ = socket.Close() // the login failed already
+		_ = socket.Close() // the handshake has failed, there is nothing to say goodbye to
 		return nil, nil, fmt.Errorf("TLS: %w", err)
 	}
 	return client, socket, nil
