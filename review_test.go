@@ -382,3 +382,26 @@ func TestDeclareSurvivesALostSession(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// A panic in the loop's body leaves at once, and gives back what it held.
+func TestIteratorPanics(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		within(t, time.Second, func() {
+			defer func() {
+				if p := recover(); p != "boom" {
+					t.Errorf("recovered %v", p)
+				}
+			}()
+			for range conn.Deliveries(t.Context(), gombu.ConsumerConfig{Queues: []string{"q"}}) {
+				panic("boom")
+			}
+		})
+		if f.count("q") != 1 {
+			t.Errorf("%d in the queue, want 1", f.count("q"))
+		}
+	})
+}
