@@ -405,3 +405,30 @@ func TestIteratorPanics(t *testing.T) {
 		}
 	})
 }
+
+// A queue whose Cancel was cut short can be consumed again.
+func TestAddAfterACancelThatEndedEarly(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		k, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}}, func(context.Context, *gombu.Delivery) error {
+			time.Sleep(time.Second)
+			return nil
+		})
+		time.Sleep(100 * time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := k.Cancel(ctx, "q"); !errors.Is(err, gombu.ErrAbandoned) {
+			t.Fatal(err)
+		}
+		must(t, k.Add(t.Context(), "q")) // the handler is running still
+		ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := k.Ready(ctx); err != nil {
+			t.Error(err)
+		}
+		must(t, stop())
+	})
+}

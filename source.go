@@ -19,6 +19,7 @@ type source struct {
 	stop   context.CancelCauseFunc
 	resume chan struct{} // cap 1: the prefetch is no longer zero
 	done   chan struct{}
+	before *source // of the same queue, cancelled and not done yet; nil: none
 
 	mu  sync.Mutex
 	rec *reception // of the subscription that stands
@@ -27,10 +28,11 @@ type source struct {
 func (r *run) add(queue string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.sources[queue] != nil || r.intake.Err() != nil {
+	before := r.sources[queue]
+	if before != nil && before.ctx.Err() == nil || r.intake.Err() != nil {
 		return
 	}
-	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), done: make(chan struct{}), before: before}
 	s.ctx, s.stop = context.WithCancelCause(r.intake)
 	r.sources[queue] = s
 	r.aux.Go(s.loop)
@@ -85,6 +87,10 @@ func (r *run) setPrefetch(ctx context.Context, queue string, n int) error {
 // loop subscribes, receives until that ends, and subscribes again.
 func (s *source) loop() {
 	defer close(s.done)
+	if s.before != nil {
+		<-s.before.done // it gives back what is first in the queue
+		s.before = nil
+	}
 	r := s.run
 	for first, tries := true, 0; s.ctx.Err() == nil; {
 		if r.k.prefetch(s.queue) == 0 {
