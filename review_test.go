@@ -432,3 +432,25 @@ func TestAddAfterACancelThatEndedEarly(t *testing.T) {
 		must(t, stop())
 	})
 }
+
+// A prefetch that is set while the subscription is being made is kept.
+func TestSetPrefetchWhileSubscribing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.latency = time.Second
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		k := conn.Consumer(gombu.ConsumerConfig{Queues: []string{"q"}})
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() { over <- k.Run(ctx, func(context.Context, *gombu.Delivery) error { return nil }) }()
+		time.Sleep(500 * time.Millisecond)
+		must(t, k.SetPrefetch(t.Context(), "q", 3))
+		must(t, k.Ready(t.Context()))
+		if got := f.receivers[0].prefetch; got != 3 {
+			t.Errorf("the prefetch is %d, want 3", got)
+		}
+		cancel()
+		must(t, <-over)
+	})
+}

@@ -107,7 +107,8 @@ func (s *source) loop() {
 			}
 			return
 		}
-		rx, err := sess.OpenReceiver(s.ctx, s.config(sess))
+		rc := s.config(sess)
+		rx, err := sess.OpenReceiver(s.ctx, rc)
 		if err != nil {
 			if s.ctx.Err() == nil && first && sess.ctx.Err() == nil && (final(err) || errors.Is(err, ErrConflict)) {
 				r.fail(err)
@@ -119,7 +120,7 @@ func (s *source) loop() {
 			continue
 		}
 		first, tries = false, 0
-		rec := s.enter(sess, rx)
+		rec := s.enter(sess, rx, rc.Prefetch)
 		err = s.receive(rec)
 		s.leave()
 		if s.ctx.Err() != nil {
@@ -142,7 +143,8 @@ func (s *source) config(sess *session) driver.ReceiverConfig {
 	return rc
 }
 
-func (s *source) enter(sess *session, rx driver.Receiver) *reception {
+// enter makes rx the subscription that stands; it was opened with that prefetch.
+func (s *source) enter(sess *session, rx driver.Receiver, prefetch int) *reception {
 	rec := &reception{src: s, rx: rx, features: rx.Features()}
 	rec.ctx, rec.end = context.WithCancelCause(s.run.work)
 	if !s.run.cfg.FinishLost {
@@ -151,8 +153,8 @@ func (s *source) enter(sess *session, rx driver.Receiver) *reception {
 	s.mu.Lock()
 	s.rec = rec
 	s.mu.Unlock()
-	if n := s.run.k.prefetch(s.queue); n == 0 { // paused while it was being opened
-		_ = rx.SetPrefetch(s.ctx, 0)
+	if n := s.run.k.prefetch(s.queue); n != prefetch { // set while it was being opened
+		_ = rx.SetPrefetch(s.ctx, n)
 	}
 	s.run.k.standing(s.queue, true)
 	return rec
