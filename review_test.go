@@ -454,3 +454,33 @@ func TestSetPrefetchWhileSubscribing(t *testing.T) {
 		must(t, <-over)
 	})
 }
+
+// A pause that begins while there is no session is one: 0 asked of a broker
+// would be no limit.
+func TestPauseDuringAnOutage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		k, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}}, func(context.Context, *gombu.Delivery) error { return nil })
+		f.set(func() { f.dial = func(int) error { return errors.New("down") } })
+		f.cut()
+		time.Sleep(time.Second)
+		must(t, k.SetPrefetch(t.Context(), "q", 0))
+		f.set(func() { f.dial = nil })
+		time.Sleep(10 * time.Second)
+		last := func() (n, prefetch int) {
+			f.set(func() { n = len(f.receivers); prefetch = f.receivers[n-1].prefetch })
+			return n, prefetch
+		}
+		if n, prefetch := last(); n != 1 {
+			t.Errorf("%d subscriptions, the last with prefetch %d, want the first alone", n, prefetch)
+		}
+		must(t, k.SetPrefetch(t.Context(), "q", 5))
+		must(t, k.Ready(t.Context()))
+		if _, got := last(); got != 5 {
+			t.Errorf("the prefetch is %d, want 5", got)
+		}
+		must(t, stop())
+	})
+}

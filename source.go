@@ -93,13 +93,6 @@ func (s *source) loop() {
 	}
 	r := s.run
 	for first, tries := true, 0; s.ctx.Err() == nil; {
-		if r.k.prefetch(s.queue) == 0 {
-			select {
-			case <-s.resume:
-			case <-s.ctx.Done():
-			}
-			continue
-		}
 		sess, err := r.c.consume.get(s.ctx, "consume")
 		if err != nil {
 			if s.ctx.Err() == nil {
@@ -108,6 +101,13 @@ func (s *source) loop() {
 			return
 		}
 		rc := s.config(sess)
+		if rc.Prefetch == 0 { // paused, maybe while there was no session: brokers take 0 for no limit
+			select {
+			case <-s.resume:
+			case <-s.ctx.Done():
+			}
+			continue
+		}
 		rx, err := sess.OpenReceiver(s.ctx, rc)
 		if err != nil {
 			if s.ctx.Err() == nil && first && sess.ctx.Err() == nil && (final(err) || errors.Is(err, ErrConflict)) {
