@@ -471,6 +471,11 @@ func (l *lane) flush(ctx context.Context, p *Producer) error {
 		for range cap(l.room) { // holding every token is being empty
 			select {
 			case l.room <- struct{}{}:
+				continue
+			default:
+			}
+			select {
+			case l.room <- struct{}{}:
 			case <-ctx.Done():
 				return ended(ctx, "flush", "", l.why(ErrUncertain)...)
 			}

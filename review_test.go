@@ -484,3 +484,15 @@ func TestPauseDuringAnOutage(t *testing.T) {
 		must(t, stop())
 	})
 }
+
+// Shutdown with a context that is over does not make up unanswered publishes.
+func TestShutdownInNoTimeWithNothingPending(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		conn := gombu.New(newFake(), nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := conn.Shutdown(ctx); errors.Is(err, gombu.ErrUncertain) {
+			t.Error(err)
+		}
+	})
+}
