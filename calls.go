@@ -1,6 +1,11 @@
 package gombu
 
-import "github.com/gombu/gombu/driver"
+import (
+	"crypto/rand"
+	"slices"
+
+	"github.com/gombu/gombu/driver"
+)
 
 // A call is one message under way.
 type call struct {
@@ -13,6 +18,32 @@ type call struct {
 	err   error // why the session left it open
 
 	prev, next *call // in the line
+}
+
+// call makes the call of m, which has a place in the room. It gives that back
+// when m cannot be sent, also when a value of the caller's panics as it is encoded.
+func (l *lane) call(p *Producer, m *Message) (*call, error) {
+	k := l.free.Get().(*call)
+	k.p, k.state, k.tries, k.err = p, waiting, 0, nil
+	prepared := false
+	defer func() {
+		if !prepared {
+			l.recycle(k)
+			<-l.room
+		}
+	}()
+	if err := p.prepare(m, &k.out); err != nil {
+		return nil, err
+	}
+	prepared = true
+	if p.cfg.Resend && k.out.Props.MessageID == "" {
+		k.out.Props.MessageID = rand.Text()
+	}
+	k.own = append(k.own[:0], k.out.Body...)
+	k.out.Body = k.own
+	k.out.Props.Headers = slices.Clone(k.out.Props.Headers)
+	k.out.Props.Extra = slices.Clone(k.out.Props.Extra)
+	return k, nil
 }
 
 type callState uint8

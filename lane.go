@@ -3,7 +3,6 @@ package gombu
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"slices"
 	"sync"
@@ -95,21 +94,10 @@ func (l *lane) enqueue(ctx context.Context, p *Producer, m *Message) (*call, err
 			return nil, &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
 		}
 	}
-	k := l.free.Get().(*call)
-	k.p, k.state, k.tries, k.err = p, waiting, 0, nil
-	if err := p.prepare(m, &k.out); err != nil {
-		k.out = driver.Outgoing{}
-		l.free.Put(k)
-		<-l.room
+	k, err := l.call(p, m)
+	if err != nil {
 		return nil, err
 	}
-	if p.cfg.Resend && k.out.Props.MessageID == "" {
-		k.out.Props.MessageID = rand.Text()
-	}
-	k.own = append(k.own[:0], k.out.Body...)
-	k.out.Body = k.own
-	k.out.Props.Headers = slices.Clone(k.out.Props.Headers)
-	k.out.Props.Extra = slices.Clone(k.out.Props.Extra)
 	p.begin()
 	l.mu.Lock()
 	if l.closed {

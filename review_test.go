@@ -496,3 +496,28 @@ func TestShutdownInNoTimeWithNothingPending(t *testing.T) {
 		}
 	})
 }
+
+type explosive struct{}
+
+func (explosive) MarshalJSON() ([]byte, error) { panic("boom") }
+
+// A value that panics as it is encoded takes no room for ever.
+func TestPanicWhileEncoding(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := gombu.New(f, &gombu.Config{MaxPending: 1})
+		must(t, declare(t.Context(), conn, "q"))
+		func() {
+			defer func() { _ = recover() }()
+			_ = conn.Producer(nil).Publish(t.Context(), &gombu.Message{Queue: "q", Value: explosive{}})
+		}()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := conn.Producer(nil).Publish(ctx, &gombu.Message{Queue: "q"}); err != nil {
+			t.Error(err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
