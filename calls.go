@@ -1,7 +1,9 @@
 package gombu
 
 import (
+	"bytes"
 	"crypto/rand"
+	"maps"
 	"slices"
 
 	"github.com/gombu/gombu/driver"
@@ -41,9 +43,41 @@ func (l *lane) call(p *Producer, m *Message) (*call, error) {
 	}
 	k.own = append(k.own[:0], k.out.Body...)
 	k.out.Body = k.own
-	k.out.Props.Headers = slices.Clone(k.out.Props.Headers)
-	k.out.Props.Extra = slices.Clone(k.out.Props.Extra)
+	k.out.Props.Headers = own(k.out.Props.Headers)
+	k.out.Props.Extra = own(k.out.Props.Extra)
 	return k, nil
+}
+
+// own copies a header table as deep as it goes: the caller may change his as
+// soon as he has it back.
+func own(h Headers) Headers {
+	h = slices.Clone(h)
+	for i := range h {
+		h[i].Value = ownValue(h[i].Value)
+	}
+	return h
+}
+
+func ownValue(v any) any {
+	switch v := v.(type) {
+	case []byte:
+		return bytes.Clone(v)
+	case Headers:
+		return own(v)
+	case []any:
+		v = slices.Clone(v)
+		for i := range v {
+			v[i] = ownValue(v[i])
+		}
+		return v
+	case map[string]any:
+		v = maps.Clone(v)
+		for k := range v {
+			v[k] = ownValue(v[k])
+		}
+		return v
+	}
+	return v
 }
 
 type callState uint8

@@ -521,3 +521,26 @@ func TestPanicWhileEncoding(t *testing.T) {
 		}
 	})
 }
+
+// PublishAsync keeps nothing of the caller's: not what lies deep in the headers either.
+func TestHeadersAreCopiedDeep(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		blob := []byte("old")
+		list := []any{"old", map[string]any{"k": "old"}}
+		table := gombu.Headers{{Key: "k", Value: "old"}}
+		m := &gombu.Message{Queue: "q"}
+		m.Headers = gombu.Headers{{Key: "blob", Value: blob}, {Key: "list", Value: list}, {Key: "table", Value: table}}
+		w, err := conn.Producer(nil).PublishAsync(t.Context(), m)
+		must(t, err)
+		copy(blob, "new")
+		list[0], table[0].Value = "new", "new"
+		list[1].(map[string]any)["k"] = "new"
+		must(t, w.Wait(t.Context()))
+		if got := fmt.Sprint(f.queues["q"][0].Props.Headers); strings.Contains(got, "new") || strings.Contains(got, fmt.Sprint([]byte("new"))) {
+			t.Error(got)
+		}
+	})
+}
