@@ -385,6 +385,9 @@ func (l *lane) putBack(batch []*call, err error) {
 			told = append(told, failure{k.p.cfg.Retry.OnError, k.err})
 		}
 		if k.state == left || k.p.cfg.Retry != nil && k.p.cfg.Retry.spent(k.tries) || l.closed {
+			if k.state == sent {
+				k.state = over // its answer is known
+			}
 			spent = append(spent, k)
 			continue
 		}
@@ -416,7 +419,7 @@ func (l *lane) failAll(err error) {
 	var all []*call
 	for k := l.line.first; k != nil; k = l.line.first {
 		l.line.remove(k)
-		k.state = sent
+		k.state = over // it was never sent: who leaves now gets that answer
 		all = append(all, k)
 	}
 	l.running = false

@@ -544,3 +544,38 @@ func TestHeadersAreCopiedDeep(t *testing.T) {
 		}
 	})
 }
+
+// What never left the line is not sent, also when its context ends at the very
+// moment at which connecting is given up.
+func TestGivenUpIsNeverUncertain(t *testing.T) {
+	f := newFake()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	conn := gombu.New(f, &gombu.Config{Retry: gombu.RetryPolicy{MaxRetries: -1}})
+	release := make(chan struct{})
+	f.dial = func(int) error { <-release; return errors.New("down") }
+	const n = 4000
+	errs := make([]error, n)
+	var in, wg sync.WaitGroup
+	in.Add(n)
+	for i := range n {
+		wg.Go(func() {
+			w, err := conn.Producer(nil).PublishAsync(ctx, &gombu.Message{Queue: "q"})
+			in.Done()
+			if err == nil {
+				err = w.Wait(ctx)
+			}
+			errs[i] = err
+			cancel() // the first that has its answer: most wait for theirs
+		})
+	}
+	in.Wait()
+	close(release)
+	wg.Wait()
+	for _, err := range errs {
+		if !errors.Is(err, gombu.ErrNotSent) || errors.Is(err, gombu.ErrUncertain) {
+			t.Fatal(err)
+		}
+	}
+	must(t, conn.Close())
+}
