@@ -579,3 +579,30 @@ func TestGivenUpIsNeverUncertain(t *testing.T) {
 	}
 	must(t, conn.Close())
 }
+
+// Retry.Timeout bounds batches and what is waited for later, as it bounds Publish.
+func TestRetryTimeoutOfBatches(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.dial = func(int) error { return errors.New("down") }
+		conn := gombu.New(f, nil)
+		p := conn.Producer(&gombu.ProducerConfig{Retry: &gombu.RetryPolicy{Timeout: time.Second}})
+		within(t, time.Second, func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := p.PublishBatch(ctx, []*gombu.Message{{Queue: "q"}, {Queue: "q"}}, nil); !errors.Is(err, gombu.ErrNotSent) {
+				t.Error(err)
+			}
+		})
+		within(t, time.Second, func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			w, err := p.PublishAsync(ctx, &gombu.Message{Queue: "q"})
+			must(t, err)
+			if err := w.Wait(ctx); !errors.Is(err, gombu.ErrNotSent) {
+				t.Error(err)
+			}
+		})
+		_ = conn.Close()
+	})
+}
