@@ -1,6 +1,13 @@
 package gombu
 
-import "github.com/gombu/gombu/driver"
+import (
+	"bytes"
+	"crypto/rand"
+	"maps"
+	"slices"
+
+	"github.com/gombu/gombu/driver"
+)
 
 // A call is one message under way.
 type call struct {
@@ -13,6 +20,64 @@ type call struct {
 	err   error // why the session left it open
 
 	prev, next *call // in the line
+}
+
+// call makes the call of m, which has a place in the room. It gives that back
+// when m cannot be sent, also when a value of the caller's panics as it is encoded.
+func (l *lane) call(p *Producer, m *Message) (*call, error) {
+	k := l.free.Get().(*call)
+	k.p, k.state, k.tries, k.err = p, waiting, 0, nil
+	prepared := false
+	defer func() {
+		if !prepared {
+			l.recycle(k)
+			<-l.room
+		}
+	}()
+	if err := p.prepare(m, &k.out); err != nil {
+		return nil, err
+	}
+	prepared = true
+	if p.cfg.Resend && k.out.Props.MessageID == "" {
+		k.out.Props.MessageID = rand.Text()
+	}
+	k.own = append(k.own[:0], k.out.Body...)
+	k.out.Body = k.own
+	k.out.Props.Headers = own(k.out.Props.Headers)
+	k.out.Props.Extra = own(k.out.Props.Extra)
+	return k, nil
+}
+
+// own copies a header table as deep as it goes: the caller may change his as
+// soon as he has it back.
+func own(h Headers) Headers {
+	h = slices.Clone(h)
+	for i := range h {
+		h[i].Value = ownValue(h[i].Value)
+	}
+	return h
+}
+
+func ownValue(v any) any {
+	switch v := v.(type) {
+	case []byte:
+		return bytes.Clone(v)
+	case Headers:
+		return own(v)
+	case []any:
+		v = slices.Clone(v)
+		for i := range v {
+			v[i] = ownValue(v[i])
+		}
+		return v
+	case map[string]any:
+		v = maps.Clone(v)
+		for k := range v {
+			v[k] = ownValue(v[k])
+		}
+		return v
+	}
+	return v
 }
 
 type callState uint8

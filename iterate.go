@@ -37,9 +37,7 @@ func (c *Conn) Deliveries(ctx context.Context, cfg ConsumerConfig) iter.Seq2[*De
 		for {
 			select {
 			case d := <-out:
-				more := yield(d, nil)
-				err := c.turn(d)
-				taken <- err
+				more, err := c.turn(d, yield, taken)
 				if !more || err != nil && !yield(nil, err) {
 					return
 				}
@@ -53,8 +51,18 @@ func (c *Conn) Deliveries(ctx context.Context, cfg ConsumerConfig) iter.Seq2[*De
 	}
 }
 
-// turn checks that the loop's body settled its delivery.
-func (c *Conn) turn(d *Delivery) error {
+// turn runs the loop's body for d and releases the handler that waits for it,
+// also when the body panics.
+func (c *Conn) turn(d *Delivery, yield func(*Delivery, error) bool, taken chan<- error) (more bool, err error) {
+	defer func() {
+		err = c.unsettled(d)
+		taken <- err
+	}()
+	return yield(d, nil), nil
+}
+
+// unsettled checks that the loop's body settled its delivery.
+func (c *Conn) unsettled(d *Delivery) error {
 	if d.Settled() || d.state.Load() == stDetached || d.rec.src.run.cfg.NoAck || d.rec.over.Load() {
 		return nil
 	}

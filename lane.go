@@ -3,7 +3,6 @@ package gombu
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"slices"
 	"sync"
@@ -95,21 +94,10 @@ func (l *lane) enqueue(ctx context.Context, p *Producer, m *Message) (*call, err
 			return nil, &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
 		}
 	}
-	k := l.free.Get().(*call)
-	k.p, k.state, k.tries, k.err = p, waiting, 0, nil
-	if err := p.prepare(m, &k.out); err != nil {
-		k.out = driver.Outgoing{}
-		l.free.Put(k)
-		<-l.room
+	k, err := l.call(p, m)
+	if err != nil {
 		return nil, err
 	}
-	if p.cfg.Resend && k.out.Props.MessageID == "" {
-		k.out.Props.MessageID = rand.Text()
-	}
-	k.own = append(k.own[:0], k.out.Body...)
-	k.out.Body = k.own
-	k.out.Props.Headers = slices.Clone(k.out.Props.Headers)
-	k.out.Props.Extra = slices.Clone(k.out.Props.Extra)
 	p.begin()
 	l.mu.Lock()
 	if l.closed {
@@ -412,6 +400,9 @@ func (l *lane) putBack(batch []*call, err error) {
 			told = append(told, failure{k.p.cfg.Retry.OnError, k.err})
 		}
 		if k.state == left || k.p.cfg.Retry != nil && k.p.cfg.Retry.spent(k.tries) || l.closed {
+			if k.state == sent {
+				k.state = over // its answer is known
+			}
 			spent = append(spent, k)
 			continue
 		}
@@ -443,7 +434,7 @@ func (l *lane) failAll(err error) {
 	var all []*call
 	for k := l.line.first; k != nil; k = l.line.first {
 		l.line.remove(k)
-		k.state = sent
+		k.state = over // it was never sent: who leaves now gets that answer
 		all = append(all, k)
 	}
 	l.running = false
@@ -468,6 +459,11 @@ func (l *lane) close() {
 func (l *lane) flush(ctx context.Context, p *Producer) error {
 	if p == nil {
 		for range cap(l.room) { // holding every token is being empty
+			select {
+			case l.room <- struct{}{}:
+				continue
+			default:
+			}
 			select {
 			case l.room <- struct{}{}:
 			case <-ctx.Done():

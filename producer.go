@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/gombu/gombu/driver"
 )
@@ -89,6 +90,8 @@ func (p *Producer) PublishBatch(ctx context.Context, ms []*Message, errs []error
 	if len(errs) != len(ms) {
 		return &Error{Op: "publish", Kind: ErrInvalid, Err: errors.New("errs must be as long as ms")}
 	}
+	ctx, cancel := p.budget(ctx)
+	defer cancel()
 	pend := make([]*Pending, len(ms))
 	for i, m := range ms {
 		pend[i], errs[i] = p.PublishAsync(ctx, m)
@@ -105,30 +108,44 @@ func (p *Producer) PublishBatch(ctx context.Context, ms []*Message, errs []error
 // room (Config.MaxPending) only; an error means that nothing was or will be
 // sent. Get the outcome from Pending.Wait, or of all from Flush.
 func (p *Producer) PublishAsync(ctx context.Context, m *Message) (*Pending, error) {
+	w := &Pending{}
+	if r := p.cfg.Retry; r != nil && r.Timeout > 0 {
+		w.until = time.Now().Add(r.Timeout)
+	}
+	ctx, cancel := p.budget(ctx)
+	defer cancel()
 	if err := p.ready(ctx, m); err != nil {
 		return nil, err
 	}
 	if p.c.feature.Inline {
-		return &Pending{err: p.lane.inline(ctx, p, m)}, nil
+		w.err = p.lane.inline(ctx, p, m)
+		return w, nil
 	}
 	k, err := p.lane.enqueue(ctx, p, m)
 	if err != nil {
 		return nil, err
 	}
-	return &Pending{k: k}, nil
+	w.k = k
+	return w, nil
 }
 
 // Pending is the outcome of a PublishAsync to come. Its methods may be called
 // from one goroutine at a time.
 type Pending struct {
-	k   *call
-	err error
+	k     *call
+	err   error
+	until time.Time // end of Retry.Timeout; zero: none
 }
 
 // Wait returns the outcome, as Publish would. On ctx's end it is as if Publish's
 // context had ended: what was not sent yet is withdrawn.
 func (w *Pending) Wait(ctx context.Context) error {
 	if w.k != nil {
+		if !w.until.IsZero() {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, w.until)
+			defer cancel()
+		}
 		w.err, w.k = w.k.p.lane.await(ctx, w.k), nil
 	}
 	return w.err

@@ -382,3 +382,227 @@ func TestDeclareSurvivesALostSession(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// A panic in the loop's body leaves at once, and gives back what it held.
+func TestIteratorPanics(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		within(t, time.Second, func() {
+			defer func() {
+				if p := recover(); p != "boom" {
+					t.Errorf("recovered %v", p)
+				}
+			}()
+			for range conn.Deliveries(t.Context(), gombu.ConsumerConfig{Queues: []string{"q"}}) {
+				panic("boom")
+			}
+		})
+		if f.count("q") != 1 {
+			t.Errorf("%d in the queue, want 1", f.count("q"))
+		}
+	})
+}
+
+// A queue whose Cancel was cut short can be consumed again.
+func TestAddAfterACancelThatEndedEarly(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		k, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}}, func(context.Context, *gombu.Delivery) error {
+			time.Sleep(time.Second)
+			return nil
+		})
+		time.Sleep(100 * time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := k.Cancel(ctx, "q"); !errors.Is(err, gombu.ErrAbandoned) {
+			t.Fatal(err)
+		}
+		must(t, k.Add(t.Context(), "q")) // the handler is running still
+		ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := k.Ready(ctx); err != nil {
+			t.Error(err)
+		}
+		must(t, stop())
+	})
+}
+
+// A prefetch that is set while the subscription is being made is kept.
+func TestSetPrefetchWhileSubscribing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.latency = time.Second
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		k := conn.Consumer(gombu.ConsumerConfig{Queues: []string{"q"}})
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() { over <- k.Run(ctx, func(context.Context, *gombu.Delivery) error { return nil }) }()
+		time.Sleep(500 * time.Millisecond)
+		must(t, k.SetPrefetch(t.Context(), "q", 3))
+		must(t, k.Ready(t.Context()))
+		if got := f.receivers[0].prefetch; got != 3 {
+			t.Errorf("the prefetch is %d, want 3", got)
+		}
+		cancel()
+		must(t, <-over)
+	})
+}
+
+// A pause that begins while there is no session is one: 0 asked of a broker
+// would be no limit.
+func TestPauseDuringAnOutage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		k, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}}, func(context.Context, *gombu.Delivery) error { return nil })
+		f.set(func() { f.dial = func(int) error { return errors.New("down") } })
+		f.cut()
+		time.Sleep(time.Second)
+		must(t, k.SetPrefetch(t.Context(), "q", 0))
+		f.set(func() { f.dial = nil })
+		time.Sleep(10 * time.Second)
+		last := func() (n, prefetch int) {
+			f.set(func() { n = len(f.receivers); prefetch = f.receivers[n-1].prefetch })
+			return n, prefetch
+		}
+		if n, prefetch := last(); n != 1 {
+			t.Errorf("%d subscriptions, the last with prefetch %d, want the first alone", n, prefetch)
+		}
+		must(t, k.SetPrefetch(t.Context(), "q", 5))
+		must(t, k.Ready(t.Context()))
+		if _, got := last(); got != 5 {
+			t.Errorf("the prefetch is %d, want 5", got)
+		}
+		must(t, stop())
+	})
+}
+
+// Shutdown with a context that is over does not make up unanswered publishes.
+func TestShutdownInNoTimeWithNothingPending(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		conn := gombu.New(newFake(), nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := conn.Shutdown(ctx); errors.Is(err, gombu.ErrUncertain) {
+			t.Error(err)
+		}
+	})
+}
+
+type explosive struct{}
+
+func (explosive) MarshalJSON() ([]byte, error) { panic("boom") }
+
+// A value that panics as it is encoded takes no room for ever.
+func TestPanicWhileEncoding(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := gombu.New(f, &gombu.Config{MaxPending: 1})
+		must(t, declare(t.Context(), conn, "q"))
+		func() {
+			defer func() { _ = recover() }()
+			_ = conn.Producer(nil).Publish(t.Context(), &gombu.Message{Queue: "q", Value: explosive{}})
+		}()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := conn.Producer(nil).Publish(ctx, &gombu.Message{Queue: "q"}); err != nil {
+			t.Error(err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// PublishAsync keeps nothing of the caller's: not what lies deep in the headers either.
+func TestHeadersAreCopiedDeep(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		blob := []byte("old")
+		list := []any{"old", map[string]any{"k": "old"}}
+		table := gombu.Headers{{Key: "k", Value: "old"}}
+		m := &gombu.Message{Queue: "q"}
+		m.Headers = gombu.Headers{{Key: "blob", Value: blob}, {Key: "list", Value: list}, {Key: "table", Value: table}}
+		w, err := conn.Producer(nil).PublishAsync(t.Context(), m)
+		must(t, err)
+		copy(blob, "new")
+		list[0], table[0].Value = "new", "new"
+		list[1].(map[string]any)["k"] = "new"
+		must(t, w.Wait(t.Context()))
+		if got := fmt.Sprint(f.queues["q"][0].Props.Headers); strings.Contains(got, "new") || strings.Contains(got, fmt.Sprint([]byte("new"))) {
+			t.Error(got)
+		}
+	})
+}
+
+// What never left the line is not sent, also when its context ends at the very
+// moment at which connecting is given up.
+func TestGivenUpIsNeverUncertain(t *testing.T) {
+	f := newFake()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	conn := gombu.New(f, &gombu.Config{Retry: gombu.RetryPolicy{MaxRetries: -1}})
+	release := make(chan struct{})
+	f.dial = func(int) error { <-release; return errors.New("down") }
+	const n = 4000
+	errs := make([]error, n)
+	var in, wg sync.WaitGroup
+	in.Add(n)
+	for i := range n {
+		wg.Go(func() {
+			w, err := conn.Producer(nil).PublishAsync(ctx, &gombu.Message{Queue: "q"})
+			in.Done()
+			if err == nil {
+				err = w.Wait(ctx)
+			}
+			errs[i] = err
+			cancel() // the first that has its answer: most wait for theirs
+		})
+	}
+	in.Wait()
+	close(release)
+	wg.Wait()
+	for _, err := range errs {
+		if !errors.Is(err, gombu.ErrNotSent) || errors.Is(err, gombu.ErrUncertain) {
+			t.Fatal(err)
+		}
+	}
+	must(t, conn.Close())
+}
+
+// Retry.Timeout bounds batches and what is waited for later, as it bounds Publish.
+func TestRetryTimeoutOfBatches(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.dial = func(int) error { return errors.New("down") }
+		conn := gombu.New(f, nil)
+		p := conn.Producer(&gombu.ProducerConfig{Retry: &gombu.RetryPolicy{Timeout: time.Second}})
+		within(t, time.Second, func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := p.PublishBatch(ctx, []*gombu.Message{{Queue: "q"}, {Queue: "q"}}, nil); !errors.Is(err, gombu.ErrNotSent) {
+				t.Error(err)
+			}
+		})
+		within(t, time.Second, func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			w, err := p.PublishAsync(ctx, &gombu.Message{Queue: "q"})
+			must(t, err)
+			if err := w.Wait(ctx); !errors.Is(err, gombu.ErrNotSent) {
+				t.Error(err)
+			}
+		})
+		_ = conn.Close()
+	})
+}

@@ -19,6 +19,7 @@ type source struct {
 	stop   context.CancelCauseFunc
 	resume chan struct{} // cap 1: the prefetch is no longer zero
 	done   chan struct{}
+	before *source // of the same queue, cancelled and not done yet; nil: none
 
 	mu  sync.Mutex
 	rec *reception // of the subscription that stands
@@ -27,10 +28,11 @@ type source struct {
 func (r *run) add(queue string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.sources[queue] != nil || r.intake.Err() != nil {
+	before := r.sources[queue]
+	if before != nil && before.ctx.Err() == nil || r.intake.Err() != nil {
 		return
 	}
-	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), done: make(chan struct{}), before: before}
 	s.ctx, s.stop = context.WithCancelCause(r.intake)
 	r.sources[queue] = s
 	r.aux.Go(s.loop)
@@ -85,15 +87,12 @@ func (r *run) setPrefetch(ctx context.Context, queue string, n int) error {
 // loop subscribes, receives until that ends, and subscribes again.
 func (s *source) loop() {
 	defer close(s.done)
+	if s.before != nil {
+		<-s.before.done // it gives back what is first in the queue
+		s.before = nil
+	}
 	r := s.run
 	for first, tries := true, 0; s.ctx.Err() == nil; {
-		if r.k.prefetch(s.queue) == 0 {
-			select {
-			case <-s.resume:
-			case <-s.ctx.Done():
-			}
-			continue
-		}
 		sess, err := r.c.consume.get(s.ctx, "consume")
 		if err != nil {
 			if s.ctx.Err() == nil {
@@ -101,7 +100,15 @@ func (s *source) loop() {
 			}
 			return
 		}
-		rx, err := sess.OpenReceiver(s.ctx, s.config(sess))
+		rc := s.config(sess)
+		if rc.Prefetch == 0 { // paused, maybe while there was no session: brokers take 0 for no limit
+			select {
+			case <-s.resume:
+			case <-s.ctx.Done():
+			}
+			continue
+		}
+		rx, err := sess.OpenReceiver(s.ctx, rc)
 		if err != nil {
 			if s.ctx.Err() == nil && first && sess.ctx.Err() == nil && (final(err) || errors.Is(err, ErrConflict)) {
 				r.fail(err)
@@ -113,7 +120,7 @@ func (s *source) loop() {
 			continue
 		}
 		first, tries = false, 0
-		rec := s.enter(sess, rx)
+		rec := s.enter(sess, rx, rc.Prefetch)
 		err = s.receive(rec)
 		s.leave()
 		if s.ctx.Err() != nil {
@@ -136,7 +143,8 @@ func (s *source) config(sess *session) driver.ReceiverConfig {
 	return rc
 }
 
-func (s *source) enter(sess *session, rx driver.Receiver) *reception {
+// enter makes rx the subscription that stands; it was opened with that prefetch.
+func (s *source) enter(sess *session, rx driver.Receiver, prefetch int) *reception {
 	rec := &reception{src: s, rx: rx, features: rx.Features()}
 	rec.ctx, rec.end = context.WithCancelCause(s.run.work)
 	if !s.run.cfg.FinishLost {
@@ -145,8 +153,8 @@ func (s *source) enter(sess *session, rx driver.Receiver) *reception {
 	s.mu.Lock()
 	s.rec = rec
 	s.mu.Unlock()
-	if n := s.run.k.prefetch(s.queue); n == 0 { // paused while it was being opened
-		_ = rx.SetPrefetch(s.ctx, 0)
+	if n := s.run.k.prefetch(s.queue); n != prefetch { // set while it was being opened
+		_ = rx.SetPrefetch(s.ctx, n)
 	}
 	s.run.k.standing(s.queue, true)
 	return rec
