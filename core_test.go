@@ -501,7 +501,11 @@ func TestStopGivesBackWhatHasNotBegun(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		must(t, conn.Run(ctx, gombu.ConsumerConfig{Queues: []string{"q"}, Prefetch: 8}, func(ctx context.Context, d *gombu.Delivery) error {
 			stop()
-			return wait(ctx, 3*time.Second) // within the grace
+			err := wait(ctx, 3*time.Second) // within the grace
+			if n := f.count("q"); n != 9 {
+				t.Errorf("while a handler finishes %d of 9 are back", n)
+			}
+			return err
 		}))
 		if f.acked != 1 || f.count("q") != 9 {
 			t.Fatalf("acked %d, left %d; want 1 and 9", f.acked, f.count("q"))
@@ -637,6 +641,63 @@ func TestIterator(t *testing.T) {
 		}
 		if len(log) != 7 || f.count("q") != 0 || f.acked != 5 {
 			t.Fatalf("%v, %d left, %d acked", log, f.count("q"), f.acked)
+		}
+	})
+}
+
+// Leaving the loop gives the rest back in its order, what the engine had
+// already handed over included.
+func TestIteratorGivesBackInOrder(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		for i := range 6 {
+			must(t, conn.Producer(nil).Publish(t.Context(), &gombu.Message{Queue: "q", Value: i}))
+		}
+		for d, err := range conn.Deliveries(t.Context(), gombu.ConsumerConfig{Queues: []string{"q"}}) {
+			must(t, err)
+			must(t, d.Ack(t.Context()))
+			time.Sleep(time.Second) // the next one is on its way to us
+			break
+		}
+		var order []int
+		consumeAll(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}}, 5, gombu.Typed(func(_ context.Context, v int, _ *gombu.Delivery) error {
+			order = append(order, v)
+			return nil
+		}))
+		if fmt.Sprint(order) != "[1 2 3 4 5]" {
+			t.Errorf("order %v", order)
+		}
+	})
+}
+
+// A handler that stops its own consumer is the last to begin; the rest goes
+// back in order.
+func TestStopInsideAHandlerKeepsOrder(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		for i := range 50 {
+			must(t, conn.Producer(nil).Publish(t.Context(), &gombu.Message{Queue: "q", Value: i}))
+		}
+		next := 0
+		for next < 50 {
+			ctx, stop := context.WithCancel(t.Context())
+			started := 0
+			must(t, conn.Run(ctx, gombu.ConsumerConfig{Queues: []string{"q"}, Prefetch: 10}, gombu.Typed(func(_ context.Context, v int, _ *gombu.Delivery) error {
+				started++
+				if v != next {
+					t.Errorf("got %d, want %d", v, next)
+				}
+				next++
+				stop()
+				return nil
+			})))
+			if started != 1 {
+				t.Fatalf("%d began after the stop", started-1)
+			}
 		}
 	})
 }

@@ -22,6 +22,7 @@ type fake struct {
 	mu       sync.Mutex
 	dial     func(n int) error // nil: always succeeds; n counts from 1
 	swallow  bool              // submitted messages get no answer
+	unsent   bool              // and it is known that they were not sent
 	refuse   func(o *driver.Outgoing) error
 	apply    func(st *driver.Step) error
 	dials    int
@@ -255,6 +256,8 @@ func (s *fakeSender) accept(batch []driver.Outgoing) (int, error) {
 		f.mu.Lock()
 		_, known := f.queues[o.Key]
 		switch {
+		case f.unsent:
+			r.Err = driver.ErrNotSent
 		case f.swallow:
 			r.Err = driver.ErrUncertain
 		case f.refused(o, &r.Err):
