@@ -606,3 +606,49 @@ func TestRetryTimeoutOfBatches(t *testing.T) {
 		_ = conn.Close()
 	})
 }
+
+// A broker that ends each session, or each subscription, as soon as it stands
+// is not asked again at the speed of the network.
+func TestBackOffWhenNothingLasts(t *testing.T) {
+	t.Run("sessions", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			f := newFake()
+			conn := open(t, f, nil)
+			stop := make(chan struct{})
+			go func() {
+				for {
+					select {
+					case <-stop:
+						return
+					case <-time.After(time.Millisecond):
+						f.cut()
+					}
+				}
+			}()
+			_ = conn.Ready(t.Context())
+			time.Sleep(2 * time.Second)
+			close(stop)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if f.dials > 50 {
+				t.Errorf("%d dials in two seconds", f.dials)
+			}
+		})
+	})
+	t.Run("subscriptions", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			f := newFake()
+			conn := open(t, f, nil)
+			must(t, declare(t.Context(), conn, "q"))
+			f.receive = func() error {
+				return &driver.Error{Kind: driver.ErrUnavailable, Err: errors.New("closed by the broker")}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			must(t, conn.Run(ctx, gombu.ConsumerConfig{Queues: []string{"q"}}, func(context.Context, *gombu.Delivery) error { return nil }))
+			if n := len(f.receivers); n > 50 {
+				t.Errorf("%d subscriptions in two seconds", n)
+			}
+		})
+	})
+}

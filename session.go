@@ -123,10 +123,17 @@ func (l *link) withLast(err error) error {
 	return err
 }
 
+// steady is how long a session, or a subscription, stands that is no failed
+// attempt: what ends sooner twice in a row is followed by a wait.
+const steady = time.Second
+
 // supervise connects, waits for the session's end, and connects again.
 func (l *link) supervise() {
 	ctx := l.c.ctx
-	for ctx.Err() == nil {
+	for short := 0; ctx.Err() == nil; {
+		if short > 1 && pause(ctx, l.c.cfg.Retry.wait(short-1)) != nil {
+			break
+		}
 		s, err := l.connect(ctx)
 		if err != nil {
 			l.fail(err)
@@ -138,7 +145,11 @@ func (l *link) supervise() {
 		}
 		l.c.log.Debug("gombu: connected", "role", l.role, "epoch", s.epoch)
 		l.c.hooks.send(Event{Kind: driver.Connected, Detail: l.c.to[l.next].String()})
+		began := time.Now()
 		l.watch(ctx, s)
+		if short++; time.Since(began) >= steady {
+			short = 0
+		}
 		l.drop(s)
 		if ctx.Err() != nil {
 			return // close has the session
