@@ -652,3 +652,32 @@ func TestBackOffWhenNothingLasts(t *testing.T) {
 		})
 	})
 }
+
+// Shutdown hurries a Run that is stopping already, with a longer grace.
+func TestShutdownOfARunThatStops(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := gombu.New(f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		started := make(chan struct{})
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}, Grace: time.Hour, FinishLost: true}, func(ctx context.Context, _ *gombu.Delivery) error {
+			close(started)
+			<-ctx.Done()
+			return nil
+		})
+		<-started
+		over := make(chan error, 1)
+		go func() { over <- stop() }()
+		time.Sleep(time.Second)
+		within(t, 10*time.Second, func() {
+			if err := conn.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		within(t, time.Second, func() { must(t, <-over) })
+		if f.acked != 1 {
+			t.Errorf("%d acked, want 1", f.acked)
+		}
+	})
+}
