@@ -681,3 +681,28 @@ func TestShutdownOfARunThatStops(t *testing.T) {
 		}
 	})
 }
+
+// A session that is lost at the very moment at which the Conn closes is closed
+// all the same: it has sockets and goroutines.
+func TestSessionLostAsTheConnCloses(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := gombu.New(f, nil)
+		must(t, conn.Ready(t.Context()))
+		var asked atomic.Int32
+		over := make(chan error, 1)
+		f.set(func() {
+			f.asked = func() {
+				if asked.Add(1) == 2 { // the supervisor has just let go of it
+					go func() { over <- conn.Close() }()
+					_ = conn.Consumer(gombu.ConsumerConfig{}).Ready(context.Background())
+				}
+			}
+		})
+		f.cut()
+		must(t, <-over)
+		if f.closed != 1 {
+			t.Errorf("%d sessions were closed, want 1", f.closed)
+		}
+	})
+}

@@ -150,8 +150,7 @@ func (l *link) supervise() {
 		if short++; time.Since(began) >= steady {
 			short = 0
 		}
-		l.drop(s)
-		if ctx.Err() != nil {
+		if !l.drop(s) {
 			return // close has the session
 		}
 		l.c.log.Warn("gombu: session lost", "transport", l.c.scheme(), "err", s.Err())
@@ -205,15 +204,18 @@ func (l *link) install(s *session) bool {
 	return true
 }
 
-func (l *link) drop(s *session) {
+// drop lets go of s; false when the Conn is closing, which then closes s.
+func (l *link) drop(s *session) bool {
 	s.end(&Error{Op: "session", Transport: l.c.scheme(), Kind: ErrLeaseLost, Err: s.Err()})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.c.ctx.Err() == nil {
+	live := l.c.ctx.Err() == nil
+	if live {
 		l.cur = nil
 	}
 	l.last = s.Err()
 	l.announce()
+	return live
 }
 
 func (l *link) fail(err error) {
