@@ -706,3 +706,33 @@ func TestSessionLostAsTheConnCloses(t *testing.T) {
 		}
 	})
 }
+
+// A publish that waits for the consuming session says that the broker is away.
+func TestWhyOfAPublishThatWaitsForTheOtherSession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.split = true
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		refused := errors.New("connection refused")
+		f.set(func() {
+			f.role = func(r driver.Role) error {
+				if r == driver.Consume {
+					return refused
+				}
+				return nil
+			}
+		})
+		f.cut(driver.Consume)
+		time.Sleep(time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := conn.Producer(nil).Publish(ctx, &gombu.Message{Queue: "q"})
+		for _, want := range []error{gombu.ErrNotSent, gombu.ErrUnavailable, context.DeadlineExceeded, refused} {
+			if !errors.Is(err, want) {
+				t.Errorf("%v is not %v", err, want)
+			}
+		}
+	})
+}
