@@ -736,3 +736,15 @@ func TestWhyOfAPublishThatWaitsForTheOtherSession(t *testing.T) {
 		}
 	})
 }
+
+// How long a connect may take is the transport's to say.
+func TestSlowConnect(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.latency = 20 * time.Second
+		conn := open(t, f, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		must(t, conn.Ready(ctx))
+	})
+}

@@ -298,18 +298,17 @@ func (l *link) dial(ctx context.Context) (*session, error) {
 	s := &session{link: l, epoch: l.epoch}
 	to := l.c.to[l.next]
 	l.mu.Unlock()
-	timeout := cmp.Or(l.c.cfg.Dial.ConnectTimeout, 5*time.Second) + time.Second
-	dctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	env := driver.Env{Role: l.role, Epoch: s.epoch, Owner: rand.Text(), Log: l.c.log, Notify: func(e driver.Event) { l.notify(s, e) }}
-	dc, err := to.Connect(dctx, env)
+	dc, err := to.Connect(ctx, env) // its own connect timeout bounds it, which only the transport knows
 	if err != nil {
 		return nil, err
 	}
 	s.Conn = dc
 	s.ctx, s.end = context.WithCancelCause(context.WithoutCancel(l.c.ctx))
 	if l.role != driver.Publish {
-		l.c.topo.replay(dctx, s)
+		rctx, cancel := context.WithTimeout(ctx, cmp.Or(l.c.cfg.Dial.ConnectTimeout, 5*time.Second))
+		defer cancel()
+		l.c.topo.replay(rctx, s)
 	}
 	return s, nil
 }
