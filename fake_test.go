@@ -38,6 +38,8 @@ type fake struct {
 	receive   func() error                                      // nil: none fails
 	brake     time.Duration                                     // of SetPrefetch
 	receivers []*fakeReceiver                                   // all that were opened
+	asked     func()                                            // nil: nothing; called when a session is asked for its error
+	closed    int                                               // sessions that were closed
 }
 
 func newFake() *fake {
@@ -149,6 +151,12 @@ type fakeConn struct {
 
 func (c *fakeConn) Done() <-chan struct{} { return c.done }
 func (c *fakeConn) Err() error {
+	c.f.mu.Lock()
+	asked := c.f.asked
+	c.f.mu.Unlock()
+	if asked != nil {
+		asked()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
@@ -164,6 +172,7 @@ func (c *fakeConn) end(err error) {
 }
 
 func (c *fakeConn) Close(context.Context) error {
+	c.f.set(func() { c.f.closed++ })
 	c.end(driver.ErrClosed)
 	return nil
 }

@@ -150,7 +150,7 @@ func (l *lane) await(ctx context.Context, k *call) error {
 	case waiting:
 		k.p.end()
 		<-l.room
-		return l.c.publish.withLast(ended(ctx, "publish", entity, l.why(ErrNotSent)...))
+		return l.awaited().withLast(ended(ctx, "publish", entity, l.why(ErrNotSent)...))
 	case sent:
 		return ended(ctx, "publish", entity, l.why(ErrUncertain)...)
 	}
@@ -159,7 +159,7 @@ func (l *lane) await(ctx context.Context, k *call) error {
 
 // why adds to kind what keeps messages from being sent.
 func (l *lane) why(kind error) []error {
-	s := l.c.publish.peek()
+	s := l.awaited().peek()
 	switch {
 	case s == nil:
 		return []error{kind, ErrUnavailable}

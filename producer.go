@@ -208,6 +208,14 @@ func (l *lane) session(ctx context.Context) (s, names *session, err error) {
 	return s, cmp.Or(names, s), nil
 }
 
+// awaited is the link whose session a message waits for, when it does.
+func (l *lane) awaited() *link {
+	if c := l.c; c.publish != c.consume && c.topo.any() && c.consume.peek() == nil {
+		return c.consume
+	}
+	return l.c.publish
+}
+
 func (t *topology) any() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -606,3 +606,145 @@ func TestRetryTimeoutOfBatches(t *testing.T) {
 		_ = conn.Close()
 	})
 }
+
+// A broker that ends each session, or each subscription, as soon as it stands
+// is not asked again at the speed of the network.
+func TestBackOffWhenNothingLasts(t *testing.T) {
+	t.Run("sessions", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			f := newFake()
+			conn := open(t, f, nil)
+			stop := make(chan struct{})
+			go func() {
+				for {
+					select {
+					case <-stop:
+						return
+					case <-time.After(time.Millisecond):
+						f.cut()
+					}
+				}
+			}()
+			_ = conn.Ready(t.Context())
+			time.Sleep(2 * time.Second)
+			close(stop)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if f.dials > 50 {
+				t.Errorf("%d dials in two seconds", f.dials)
+			}
+		})
+	})
+	t.Run("subscriptions", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			f := newFake()
+			conn := open(t, f, nil)
+			must(t, declare(t.Context(), conn, "q"))
+			f.receive = func() error {
+				return &driver.Error{Kind: driver.ErrUnavailable, Err: errors.New("closed by the broker")}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			must(t, conn.Run(ctx, gombu.ConsumerConfig{Queues: []string{"q"}}, func(context.Context, *gombu.Delivery) error { return nil }))
+			if n := len(f.receivers); n > 50 {
+				t.Errorf("%d subscriptions in two seconds", n)
+			}
+		})
+	})
+}
+
+// Shutdown hurries a Run that is stopping already, with a longer grace.
+func TestShutdownOfARunThatStops(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := gombu.New(f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		started := make(chan struct{})
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}, Grace: time.Hour, FinishLost: true}, func(ctx context.Context, _ *gombu.Delivery) error {
+			close(started)
+			<-ctx.Done()
+			return nil
+		})
+		<-started
+		over := make(chan error, 1)
+		go func() { over <- stop() }()
+		time.Sleep(time.Second)
+		within(t, 10*time.Second, func() {
+			if err := conn.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		within(t, time.Second, func() { must(t, <-over) })
+		if f.acked != 1 {
+			t.Errorf("%d acked, want 1", f.acked)
+		}
+	})
+}
+
+// A session that is lost at the very moment at which the Conn closes is closed
+// all the same: it has sockets and goroutines.
+func TestSessionLostAsTheConnCloses(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := gombu.New(f, nil)
+		must(t, conn.Ready(t.Context()))
+		var asked atomic.Int32
+		over := make(chan error, 1)
+		f.set(func() {
+			f.asked = func() {
+				if asked.Add(1) == 2 { // the supervisor has just let go of it
+					go func() { over <- conn.Close() }()
+					_ = conn.Consumer(gombu.ConsumerConfig{}).Ready(context.Background())
+				}
+			}
+		})
+		f.cut()
+		must(t, <-over)
+		if f.closed != 1 {
+			t.Errorf("%d sessions were closed, want 1", f.closed)
+		}
+	})
+}
+
+// A publish that waits for the consuming session says that the broker is away.
+func TestWhyOfAPublishThatWaitsForTheOtherSession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.split = true
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		send(t, conn, &gombu.Message{Queue: "q"})
+		refused := errors.New("connection refused")
+		f.set(func() {
+			f.role = func(r driver.Role) error {
+				if r == driver.Consume {
+					return refused
+				}
+				return nil
+			}
+		})
+		f.cut(driver.Consume)
+		time.Sleep(time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := conn.Producer(nil).Publish(ctx, &gombu.Message{Queue: "q"})
+		for _, want := range []error{gombu.ErrNotSent, gombu.ErrUnavailable, context.DeadlineExceeded, refused} {
+			if !errors.Is(err, want) {
+				t.Errorf("%v is not %v", err, want)
+			}
+		}
+	})
+}
+
+// How long a connect may take is the transport's to say.
+func TestSlowConnect(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.latency = 20 * time.Second
+		conn := open(t, f, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		must(t, conn.Ready(ctx))
+	})
+}

@@ -39,10 +39,10 @@ type run struct {
 
 	mu      sync.Mutex
 	sources map[string]*source
-	limit   context.Context // of a Shutdown; nil: none
 	fatal   error
 
-	busy    atomic.Int32 // handlers running
+	limit   chan context.Context // cap 1: of a Shutdown
+	busy    atomic.Int32         // handlers running
 	workers sync.WaitGroup
 	aux     sync.WaitGroup // sources, settlers, the holder
 	done    chan struct{}
@@ -50,7 +50,8 @@ type run struct {
 }
 
 func newRun(ctx context.Context, k *Consumer, h Handler, accept codec.AcceptSet) *run {
-	r := &run{k: k, c: k.c, cfg: &k.cfg, h: h, accept: accept, sources: map[string]*source{}, done: make(chan struct{})}
+	r := &run{k: k, c: k.c, cfg: &k.cfg, h: h, accept: accept, sources: map[string]*source{},
+		limit: make(chan context.Context, 1), done: make(chan struct{})}
 	r.jobs.init()
 	r.held.wake = make(chan struct{}, 1)
 	base := context.WithoutCancel(k.c.ctx)
@@ -101,11 +102,9 @@ func (r *run) fail(err error) {
 	r.stopIntake(err)
 }
 
-// shutdown asks the run to stop, with ctx as its limit.
+// shutdown asks the run to stop, with ctx as its limit, also when it is stopping.
 func (r *run) shutdown(ctx context.Context) {
-	r.mu.Lock()
-	r.limit = ctx
-	r.mu.Unlock()
+	r.limit <- ctx // there is one Shutdown of a Conn
 	r.stopIntake(ErrClosed)
 }
 
@@ -125,17 +124,7 @@ func (r *run) wait(ctx context.Context) error {
 // drain is the ordered stop: sources stop intake and give back what has not
 // begun, handlers finish within their grace, settles are flushed.
 func (r *run) drain() {
-	r.mu.Lock()
-	limit := r.limit
-	r.mu.Unlock()
-	grace := r.cfg.Grace
-	if limit != nil {
-		if d, ok := limit.Deadline(); ok {
-			left := time.Until(d)
-			grace = min(grace, left-min(left/10, afterGrace))
-		}
-		defer context.AfterFunc(limit, func() { r.end(context.Cause(limit)) })()
-	}
+	began, grace := time.Now(), r.cfg.Grace
 	r.jobs.close()
 	ended := make(chan struct{})
 	r.aux.Go(func() { r.workers.Wait(); close(ended) })
@@ -149,6 +138,13 @@ func (r *run) drain() {
 			over = nil
 		case <-idle:
 			idle = nil
+		case limit := <-r.limit:
+			defer context.AfterFunc(limit, func() { r.end(context.Cause(limit)) })()
+			if d, ok := limit.Deadline(); ok {
+				left := time.Until(d)
+				grace = min(grace, time.Since(began)+left-min(left/10, afterGrace))
+				timer.Reset(max(grace-time.Since(began), 0))
+			}
 		case <-timer.C:
 			r.kill(&Error{Op: "run", Kind: ErrClosed, Err: fmt.Errorf("the grace of %v is over", grace)})
 			r.abandon(over)

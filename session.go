@@ -122,10 +122,17 @@ func (l *link) withLast(err error) error {
 	return err
 }
 
+// steady is how long a session, or a subscription, stands that is no failed
+// attempt: what ends sooner twice in a row is followed by a wait.
+const steady = time.Second
+
 // supervise connects, waits for the session's end, and connects again.
 func (l *link) supervise() {
 	ctx := l.c.ctx
-	for ctx.Err() == nil {
+	for short := 0; ctx.Err() == nil; {
+		if short > 1 && pause(ctx, l.c.cfg.Retry.wait(short-1)) != nil {
+			break
+		}
 		s, err := l.connect(ctx)
 		if err != nil {
 			l.fail(err)
@@ -137,9 +144,12 @@ func (l *link) supervise() {
 		}
 		l.c.log.Debug("gombu: connected", "role", l.role, "epoch", s.epoch)
 		l.c.hooks.send(Event{Kind: driver.Connected, Detail: l.c.to[l.next].String()})
+		began := time.Now()
 		l.watch(ctx, s)
-		l.drop(s)
-		if ctx.Err() != nil {
+		if short++; time.Since(began) >= steady {
+			short = 0
+		}
+		if !l.drop(s) {
 			return // close has the session
 		}
 		l.c.log.Warn("gombu: session lost", "transport", l.c.scheme(), "err", s.Err())
@@ -193,15 +203,18 @@ func (l *link) install(s *session) bool {
 	return true
 }
 
-func (l *link) drop(s *session) {
+// drop lets go of s; false when the Conn is closing, which then closes s.
+func (l *link) drop(s *session) bool {
 	s.end(&Error{Op: "session", Transport: l.c.scheme(), Kind: ErrLeaseLost, Err: s.Err()})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.c.ctx.Err() == nil {
+	live := l.c.ctx.Err() == nil
+	if live {
 		l.cur = nil
 	}
 	l.last = s.Err()
 	l.announce()
+	return live
 }
 
 func (l *link) fail(err error) {

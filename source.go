@@ -119,7 +119,8 @@ func (s *source) loop() {
 			_ = pause(s.ctx, (&RetryPolicy{}).wait(tries))
 			continue
 		}
-		first, tries = false, 0
+		first = false
+		began := time.Now()
 		rec := s.enter(sess, rx, rc.Prefetch)
 		err = s.receive(rec)
 		s.leave()
@@ -128,6 +129,12 @@ func (s *source) loop() {
 			return
 		}
 		s.lose(rec, err)
+		if tries++; time.Since(began) >= steady {
+			tries = 0
+		}
+		if tries > 1 {
+			_ = pause(s.ctx, (&RetryPolicy{}).wait(tries-1))
+		}
 	}
 }
 

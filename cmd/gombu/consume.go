@@ -30,6 +30,7 @@ type consuming struct {
 	mu   sync.Mutex
 	seen int
 	held []*gombu.Delivery // to be requeued at the end
+	over bool              // that has begun: nothing is held any more
 	err  error
 }
 
@@ -57,7 +58,7 @@ command ends), reject it, or none: the broker forgets each message as it sends i
 	f.DurationVar(&c.timeout, "timeout", 0, "stop after `DUR` without a message (default: never)")
 	f.IntVar(&c.prefetch, "prefetch", 32, "unacknowledged messages of a queue at once")
 	f.IntVar(&c.workers, "workers", 1, "messages handled at once; 1 keeps their order")
-	f.StringVar(&c.ack, "ack", "ack", "ack, requeue, reject or none")
+	f.StringVar(&c.ack, "ack", "ack", "ack, requeue (up to 65535, held to the end), reject or none")
 	f.StringSliceVar(&c.accept, "accept", nil, "`json,text,…`: what to decode (default: all known)")
 	f.StringVar(&c.format, "format", "json", "json, body or raw")
 	return cmd
@@ -85,8 +86,11 @@ func (c *consuming) validate() error {
 	case c.prefetch < 1 || c.prefetch > 65535 || c.workers < 1:
 		return usage("--prefetch wants 1 to 65535, --workers at least 1")
 	}
-	if c.ack == "requeue" && c.count > 0 { // what is held until the end must fit, and no more is wanted
-		c.prefetch = min(c.count, 65535)
+	if c.ack == "requeue" { // what is held until the end must fit, and no more is wanted
+		c.prefetch = 65535
+		if c.count > 0 {
+			c.prefetch = min(c.count, c.prefetch)
+		}
 	}
 	return nil
 }
@@ -141,18 +145,16 @@ func (c *consuming) until(ctx context.Context, conn *gombu.Conn) error {
 	case <-idle:
 	case <-run.Done():
 	}
+	stop() // first, or what goes back comes again
 	c.giveBack()
-	stop()
-	err := <-over
-	c.giveBack() // what was detached meanwhile
-	return err
+	return <-over
 }
 
 // handle writes one message, then settles it.
 func (c *consuming) handle(ctx context.Context, d *gombu.Delivery, bad error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil || c.count > 0 && c.seen >= c.count {
+	if c.err != nil || c.over || c.count > 0 && c.seen >= c.count {
 		return d.Release(ctx)
 	}
 	if c.timeout > 0 {
@@ -184,7 +186,7 @@ func (c *consuming) handle(ctx context.Context, d *gombu.Delivery, bad error) er
 func (c *consuming) giveBack() {
 	c.mu.Lock()
 	held := c.held
-	c.held = nil
+	c.held, c.over = nil, true
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
