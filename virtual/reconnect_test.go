@@ -1,6 +1,8 @@
 package virtual_test
 
 import (
+	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/gombu/gombu/driver"
@@ -26,4 +28,28 @@ func TestReceiverOfADeadSessionIsNotInTheWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	second.receive(r, 1)
+}
+
+// An exchange that was only assumed may be declared while others publish to it.
+func TestDeclareWhilePublishing(t *testing.T) {
+	f := newFake(true)
+	f.delay = 0
+	other, p := newPeer(t, f), newPeer(t, f)
+	const many = 30
+	for i := range many {
+		x := fmt.Sprint("x", i)
+		other.declare(driver.Exchange{Name: x}, driver.Binding{Exchange: x, Queue: "q", Key: "k"})
+		p.declare(driver.Binding{Exchange: x, Queue: "q", Key: "k"})
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for i := range many {
+		x := fmt.Sprint("x", i)
+		wg.Go(func() {
+			if err := p.publish(x, "k", "m"); err != nil {
+				t.Error(err)
+			}
+		})
+		p.declare(driver.Exchange{Name: x})
+	}
 }
