@@ -39,7 +39,7 @@ func (b *backlog) giveBack(noAck bool) []Settlement {
 	for range b.len() {
 		a := b.pop()
 		if a.fan || noAck {
-			defer b.push(a)
+			b.push(a)
 			continue
 		}
 		back = append(back, release(a.Claim.Tag))

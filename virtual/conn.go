@@ -13,7 +13,8 @@ import (
 //
 // Goroutines, all waited for by Close: a watcher when the store can end by
 // itself, one claimer per set of queues that one Claim can serve, a pump per
-// fan-out subscription, a pusher per Sender. A store that never blocks on a
+// fan-out subscription, a pusher per Sender, one that gives claims back which
+// the store did not take at once. A store that never blocks on a
 // socket (Info.Inline) has none of them.
 type conn struct {
 	*engine
@@ -31,10 +32,12 @@ type conn struct {
 	done    chan struct{}
 	err     error // written before done is closed
 
-	opened    sync.Mutex // guards the three
+	opened    sync.Mutex // guards the five
 	receivers map[*receiver]struct{}
 	senders   map[*pusher]struct{}
 	claimers  map[claimKey]*claimer
+	owed      []Settlement // claims that the store did not take back
+	owing     bool         // payBack runs
 }
 
 func newConn(ctx context.Context, e *engine, store Store, env driver.Env) *conn {

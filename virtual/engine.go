@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/gombu/gombu/driver"
@@ -90,7 +91,7 @@ func (e *engine) fail(op, entity string, kind error, why string, args ...any) er
 	return err
 }
 
-// receiversOf returns the open receivers of a queue in all sessions.
+// receiversOf returns the open receivers of a queue in all sessions that live.
 func (e *engine) receiversOf(queue string) []*receiver {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -98,7 +99,7 @@ func (e *engine) receiversOf(queue string) []*receiver {
 	if q == nil {
 		return nil
 	}
-	return append([]*receiver(nil), q.receivers...)
+	return slices.DeleteFunc(slices.Clone(q.receivers), func(r *receiver) bool { return r.c.over() })
 }
 
 func isNotFound(err error) bool { return errors.Is(err, driver.ErrNotFound) }

@@ -22,7 +22,8 @@ type fake struct {
 	shared      bool
 	claimQueues int
 	delay       time.Duration
-	pushing     func() // called in each Push, when set
+	pushing     func()       // called in each Push, when set
+	settling    func() error // called in each Settle, when set; an error refuses all of it
 
 	mu     sync.Mutex
 	lists  map[string]*list
@@ -325,6 +326,14 @@ func (s *fakeSession) take(r *virtual.ClaimRequest, dst []virtual.Claim) int {
 func (s *fakeSession) Settle(ctx context.Context, settlements []virtual.Settlement) error {
 	if err := s.roundTrip(ctx); err != nil {
 		return err
+	}
+	if s.f.settling != nil {
+		if err := s.f.settling(); err != nil {
+			for i := range settlements {
+				settlements[i].Err = err
+			}
+			return nil
+		}
 	}
 	s.f.mu.Lock()
 	defer s.f.mu.Unlock()

@@ -248,7 +248,9 @@ func (c *conn) attach(r *receiver) error {
 	return nil
 }
 
-// detach counts a receiver out, and deletes a queue that goes with its last.
+// detach counts a receiver out, and deletes a queue that goes with its last. One
+// of a dead session deletes nothing: the next session may have declared the
+// queue again and be about to consume from it.
 func (c *conn) detach(ctx context.Context, r *receiver) error {
 	c.mu.Lock()
 	q := c.queues[r.queue]
@@ -262,7 +264,7 @@ func (c *conn) detach(ctx context.Context, r *receiver) error {
 	if last && q.assumed && len(q.bindings) == 0 {
 		c.forget(q)
 	}
-	drop := last && q.decl.AutoDelete && (c.Sole || q.owner != nil || q.fanoutOnly())
+	drop := last && !c.over() && q.decl.AutoDelete && (c.Sole || q.owner != nil || q.fanoutOnly())
 	c.mu.Unlock()
 	if !drop {
 		return nil

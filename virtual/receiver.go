@@ -444,11 +444,3 @@ func (r *receiver) Close(ctx context.Context) error {
 	}
 	return err
 }
-
-// giveBack returns claims in order; nothing to do once the session is over.
-func (c *conn) giveBack(ctx context.Context, back []Settlement) error {
-	if len(back) == 0 || c.over() {
-		return nil
-	}
-	return c.store.Settle(ctx, back)
-}

@@ -138,11 +138,12 @@ func (c *conn) route(ctx context.Context, s *search) error {
 		return nil
 	}
 	x := c.exchanges[m.exchange]
+	internal := x != nil && x.decl.Internal
 	c.mu.RUnlock()
 	if x == nil {
-		return c.routeShared(ctx, m.exchange, nil, s)
+		return c.routeShared(ctx, m.exchange, "", s)
 	}
-	if x.decl.Internal {
+	if internal {
 		return c.fail("publish", m.exchange, driver.ErrDenied, "an internal exchange")
 	}
 	s.exchanges = append(s.exchanges, x)
@@ -173,19 +174,20 @@ func (c *conn) routeThrough(ctx context.Context, x *exchange, s *search) error {
 	s.hits = 0
 	c.mu.RLock()
 	x.index.match(s)
+	name, typ, kind := x.decl.Name, x.decl.Type, kindOf(x)
 	c.mu.RUnlock()
-	if x.decl.Type == driver.TypeFanout && c.caster != nil {
-		s.broadcasts = append(s.broadcasts, x.decl.Name)
+	if typ == driver.TypeFanout && c.caster != nil {
+		s.broadcasts = append(s.broadcasts, name)
 		return nil
 	}
-	if err := c.routeShared(ctx, x.decl.Name, x, s); err != nil {
+	if err := c.routeShared(ctx, name, kind, s); err != nil {
 		return err
 	}
-	if s.hits > 0 || x.decl.Alternate == "" {
+	if s.hits > 0 {
 		return nil
 	}
 	c.mu.RLock()
-	alternate := c.exchanges[x.decl.Alternate]
+	alternate := c.exchanges[x.decl.Alternate] // none has no name
 	c.mu.RUnlock()
 	if alternate != nil {
 		s.visit(alternate)
@@ -193,15 +195,15 @@ func (c *conn) routeThrough(ctx context.Context, x *exchange, s *search) error {
 	return nil
 }
 
-// routeShared takes the bindings of the store's shared table.
-func (c *conn) routeShared(ctx context.Context, name string, x *exchange, s *search) error {
+// routeShared takes the bindings of the store's shared table, compiled as kind.
+func (c *conn) routeShared(ctx context.Context, name, kind string, s *search) error {
 	if c.router == nil {
 		return nil
 	}
 	t := s.tables[name]
 	if t == nil {
 		var err error
-		if t, err = c.table(ctx, name, kindOf(x)); err != nil {
+		if t, err = c.table(ctx, name, kind); err != nil {
 			return &driver.Error{Op: "publish", Transport: c.Transport, Entity: name, Kind: driver.ErrNotSent, Err: err}
 		}
 		if s.tables != nil {
@@ -213,7 +215,8 @@ func (c *conn) routeShared(ctx context.Context, name string, x *exchange, s *sea
 }
 
 // kindOf is the type under which an exchange's bindings are compiled; empty
-// for one that was not declared here.
+// for one that was not declared here; mu is held, because a declaration may
+// turn an assumed exchange into something else.
 func kindOf(x *exchange) string {
 	if x == nil || x.assumed {
 		return ""

@@ -23,7 +23,13 @@ type pump struct {
 // resubscribe makes the receivers of a queue, in all sessions, follow its
 // bindings to the fanout exchange x. It returns when the subscriptions stand.
 func (c *conn) resubscribe(ctx context.Context, queue string, x *exchange) error {
-	if c.caster == nil || x == nil || x.decl.Type != driver.TypeFanout {
+	if c.caster == nil || x == nil {
+		return nil
+	}
+	c.mu.RLock()
+	fanout := x.decl.Type == driver.TypeFanout
+	c.mu.RUnlock()
+	if !fanout {
 		return nil
 	}
 	var errs []error
