@@ -94,7 +94,7 @@ func TestBigBodies(t *testing.T) {
 		must(t, conn.Declare(t.Context(), topo))
 		drop(t, b, topo)
 		body := bytes.Repeat([]byte("0123456789abcdef"), 100<<20/16)
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 		defer cancel()
 		must(t, conn.Producer(nil).Publish(ctx, &gombu.Message{Queue: q, Body: body}))
 		d := take(t, conn, q, 1, nil)[0]

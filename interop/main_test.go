@@ -259,7 +259,8 @@ type view struct {
 // take consumes n messages in Go and returns them, settled by h (nil: ack).
 func take(t *testing.T, conn *gombu.Conn, queue string, n int, h func(context.Context, *gombu.Delivery) error) []*gombu.Delivery {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	// Enough for 100 MiB through JSON and base64 under the race detector.
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var got []*gombu.Delivery
 	err := conn.Run(ctx, gombu.ConsumerConfig{Queues: []string{queue}, Prefetch: 1}, func(ctx context.Context, d *gombu.Delivery) error {
@@ -276,7 +277,7 @@ func take(t *testing.T, conn *gombu.Conn, queue string, n int, h func(context.Co
 		t.Fatal(err)
 	}
 	if len(got) < n {
-		t.Fatalf("%s: got %d messages of %d within 30 s", queue, len(got), n)
+		t.Fatalf("%s: got %d messages of %d in time", queue, len(got), n)
 	}
 	return got
 }
