@@ -82,11 +82,18 @@ func (d *demo) do(ctx context.Context) error {
 	var wg sync.WaitGroup
 	var consumeErr error
 	start := time.Now()
-	wg.Go(func() { consumeErr = d.consume(run, stop) })
+	pub, halt := context.WithCancel(ctx) // not run: the last message may be consumed before its publish is confirmed
+	defer halt()
+	wg.Go(func() {
+		defer stop()
+		if consumeErr = d.consume(run, stop); consumeErr != nil {
+			halt()
+		}
+	})
 	if terminal(d.a.stderr) {
 		wg.Go(func() { d.progress(run, start) })
 	}
-	err = d.publish(run)
+	err = d.publish(pub)
 	if err != nil {
 		stop()
 	}
@@ -95,10 +102,10 @@ func (d *demo) do(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("interrupted after %d messages", d.consumed.Load())
-	case err != nil:
-		return err
 	case consumeErr != nil:
 		return consumeErr
+	case err != nil:
+		return err
 	case d.lost() > 0:
 		return fmt.Errorf("%d messages lost", d.lost())
 	}
