@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -747,4 +748,119 @@ func TestSlowConnect(t *testing.T) {
 		defer cancel()
 		must(t, conn.Ready(ctx))
 	})
+}
+
+// Whatever happens to sessions and consumers at once, everything ends, and what
+// was confirmed has been handled or is still in its queue.
+func TestChaos(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { bubble(t, func(t *testing.T) { chaos(t, seed) }) })
+	}
+}
+
+func chaos(t *testing.T, seed uint64) {
+	var dice sync.Mutex
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	roll := func(n int) int { dice.Lock(); defer dice.Unlock(); return rnd.IntN(n) }
+	queues := []string{"a", "b", "c"}
+	f := newFake()
+	f.split = seed%2 == 0
+	f.brake = time.Millisecond
+	conn := gombu.New(f, nil)
+	must(t, declare(t.Context(), conn, queues...))
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	defer stop()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	confirmed, handled := map[string]bool{}, map[string]bool{}
+	for i := range 3 {
+		k := conn.Consumer(gombu.ConsumerConfig{Queues: queues[:1+i], Workers: 1 + i, Prefetch: 4, Grace: time.Second, FinishLost: i == 1})
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				run, cancel := context.WithTimeout(ctx, time.Duration(1+roll(5))*time.Second)
+				err := k.Run(run, func(hctx context.Context, d *gombu.Delivery) error {
+					_ = wait(hctx, time.Duration(roll(50))*time.Millisecond)
+					switch roll(10) {
+					case 0:
+						return gombu.Retry(0, nil)
+					case 1:
+						return errors.New("no")
+					case 2:
+						panic("no")
+					case 3:
+						return d.Release(hctx)
+					}
+					err := d.Ack(hctx)
+					mu.Lock()
+					defer mu.Unlock()
+					handled[d.MessageID] = handled[d.MessageID] || err == nil || errors.Is(err, gombu.ErrUncertain)
+					return nil
+				})
+				cancel()
+				switch {
+				case errors.Is(err, gombu.ErrClosed):
+					return
+				case err != nil:
+					t.Error(err)
+				}
+			}
+		})
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				_ = wait(ctx, time.Duration(roll(200))*time.Millisecond)
+				q := queues[roll(3)]
+				brief, cancel := context.WithTimeout(ctx, time.Duration(roll(100))*time.Millisecond)
+				switch roll(3) {
+				case 0:
+					_ = k.Add(brief, q)
+				case 1:
+					_ = k.Cancel(brief, q)
+				case 2:
+					_ = k.SetPrefetch(brief, q, roll(5))
+				}
+				cancel()
+			}
+		})
+		wg.Go(func() {
+			p := conn.Producer(&gombu.ProducerConfig{Resend: i == 0})
+			for n := 0; ctx.Err() == nil; n++ {
+				m := &gombu.Message{Queue: queues[roll(3)]}
+				m.MessageID = fmt.Sprintf("%d.%d", i, n)
+				brief, cancel := context.WithTimeout(ctx, time.Duration(roll(300))*time.Millisecond)
+				if p.Publish(brief, m) == nil {
+					mu.Lock()
+					confirmed[m.MessageID] = true
+					mu.Unlock()
+				}
+				cancel()
+				_ = wait(ctx, time.Duration(roll(20))*time.Millisecond)
+			}
+		})
+	}
+	wg.Go(func() {
+		for wait(ctx, time.Duration(roll(3000))*time.Millisecond) == nil {
+			f.cut()
+		}
+	})
+	time.Sleep(time.Duration(roll(20)) * time.Second)
+	within(t, 11*time.Second, func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	stop()
+	within(t, 2*time.Second, wg.Wait)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, q := range queues {
+		for _, in := range f.queues[q] {
+			handled[in.Props.MessageID] = true
+		}
+	}
+	for id := range confirmed {
+		if !handled[id] {
+			t.Errorf("message %s is lost", id)
+		}
+	}
+	t.Logf("%d confirmed, %d handled, %d sessions", len(confirmed), len(handled), f.dials)
 }
