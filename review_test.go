@@ -864,3 +864,8 @@ func chaos(t *testing.T, seed uint64) {
 	}
 	t.Logf("%d confirmed, %d handled, %d sessions", len(confirmed), len(handled), f.dials)
 }
+
+// A negative MaxPending is the default, not a panic.
+func TestNegativeMaxPending(t *testing.T) {
+	must(t, gombu.New(newFake(), &gombu.Config{MaxPending: -1}).Close())
+}
