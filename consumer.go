@@ -205,7 +205,9 @@ func (k *Consumer) Add(ctx context.Context, queues ...string) error {
 			s, err := k.c.consume.get(ctx, "add")
 			if err == nil {
 				step := s.translate([]driver.Step{{Op: driver.Check, Queue: &Queue{Name: q}}})
-				if err = s.Apply(ctx, step); err == nil {
+				if err = s.Apply(ctx, step); err != nil {
+					err = k.c.sessionError(ctx, "add", err)
+				} else {
 					err = step[0].Err
 				}
 			}
@@ -213,13 +215,16 @@ func (k *Consumer) Add(ctx context.Context, queues ...string) error {
 				errs = append(errs, err)
 				continue
 			}
-			r.add(q)
 		}
 		k.mu.Lock()
 		if !slices.Contains(k.queues, q) {
 			k.queues = append(k.queues, q)
 		}
+		r := k.run
 		k.mu.Unlock()
+		if r != nil {
+			r.add(q)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -869,3 +869,31 @@ func chaos(t *testing.T, seed uint64) {
 func TestNegativeMaxPending(t *testing.T) {
 	must(t, gombu.New(newFake(), &gombu.Config{MaxPending: -1}).Close())
 }
+
+// Queues that are added at the moment at which Run starts are consumed.
+func TestAddBesideRun(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.latency = 0
+		conn := open(t, f, nil)
+		var names []string
+		for i := range 50 {
+			names = append(names, fmt.Sprint(i))
+		}
+		must(t, declare(t.Context(), conn, names...))
+		for i := range 100 {
+			k := conn.Consumer(gombu.ConsumerConfig{})
+			ctx, cancel := context.WithCancel(t.Context())
+			over := make(chan error, 1)
+			go func() { over <- k.Run(ctx, func(context.Context, *gombu.Delivery) error { return nil }) }()
+			must(t, k.Add(t.Context(), names...))
+			soon, done := context.WithTimeout(t.Context(), time.Second)
+			if err := k.Ready(soon); err != nil {
+				t.Errorf("round %d: %v", i, err)
+			}
+			done()
+			cancel()
+			must(t, <-over)
+		}
+	})
+}
