@@ -101,6 +101,7 @@ func (k *Consumer) Run(ctx context.Context, h Handler) error {
 	if err != nil {
 		return err
 	}
+	defer r.stopIntake(ErrClosed) // also of a run that never serves: it hangs on ctx
 	k.mu.Lock()
 	if k.run != nil {
 		k.mu.Unlock()

@@ -897,3 +897,41 @@ func TestAddBesideRun(t *testing.T) {
 		}
 	})
 }
+
+// A counted context counts what hangs on it.
+type counted struct {
+	context.Context
+	n *atomic.Int32
+}
+
+func (c counted) AfterFunc(f func()) (stop func() bool) {
+	c.n.Add(1)
+	stop = context.AfterFunc(c.Context, func() { c.n.Add(-1); f() })
+	return func() bool {
+		stopped := stop()
+		if stopped {
+			c.n.Add(-1)
+		}
+		return stopped
+	}
+}
+
+// A Run that is refused leaves nothing at the context it was given.
+func TestRefusedRunLeavesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		conn := gombu.New(newFake(), nil)
+		must(t, conn.Close())
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		mine := counted{ctx, new(atomic.Int32)}
+		for range 100 {
+			if err := conn.Run(mine, gombu.ConsumerConfig{Queues: []string{"q"}}, func(context.Context, *gombu.Delivery) error { return nil }); !errors.Is(err, gombu.ErrClosed) {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if n := mine.n.Load(); n != 0 {
+			t.Errorf("%d contexts hang on Run's", n)
+		}
+	})
+}
