@@ -110,7 +110,9 @@ func newConn(to []driver.Connector, cfg *Config) *Conn {
 	}
 	c.cfg.Grace = cmp.Or(c.cfg.Grace, 10*time.Second)
 	c.cfg.MaxBody = cmp.Or(c.cfg.MaxBody, driver.MaxBodyDefault)
-	c.cfg.MaxPending = cmp.Or(c.cfg.MaxPending, 4096)
+	if c.cfg.MaxPending <= 0 {
+		c.cfg.MaxPending = 4096
+	}
 	if c.log = c.cfg.Log; c.log == nil {
 		c.log = slog.Default()
 	}

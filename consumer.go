@@ -102,6 +102,7 @@ func (k *Consumer) Run(ctx context.Context, h Handler) error {
 	if err != nil {
 		return err
 	}
+	defer r.stopIntake(ErrClosed) // also of a run that never serves: it hangs on ctx
 	k.mu.Lock()
 	if k.run != nil {
 		k.mu.Unlock()
@@ -205,19 +206,24 @@ func (k *Consumer) Add(ctx context.Context, queues ...string) error {
 		if r := k.running(); r != nil {
 			s, err := k.c.consume.get(ctx, "add")
 			if err == nil {
-				_, err = s.Inspect(ctx, s.name(q)) // fails for a queue that is known to be missing
+				if _, err = s.Inspect(ctx, s.name(q)); err != nil { // known to be missing
+					err = k.c.sessionError(ctx, "add", err)
+				}
 			}
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
-			r.add(q)
 		}
 		k.mu.Lock()
 		if !slices.Contains(k.queues, q) {
 			k.queues = append(k.queues, q)
 		}
+		r := k.run
 		k.mu.Unlock()
+		if r != nil {
+			r.add(q)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -746,5 +747,191 @@ func TestSlowConnect(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		must(t, conn.Ready(ctx))
+	})
+}
+
+// Whatever happens to sessions and consumers at once, everything ends, and what
+// was confirmed has been handled or is still in its queue.
+func TestChaos(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { bubble(t, func(t *testing.T) { chaos(t, seed) }) })
+	}
+}
+
+func chaos(t *testing.T, seed uint64) {
+	var dice sync.Mutex
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	roll := func(n int) int { dice.Lock(); defer dice.Unlock(); return rnd.IntN(n) }
+	queues := []string{"a", "b", "c"}
+	f := newFake()
+	f.split = seed%2 == 0
+	f.brake = time.Millisecond
+	conn := gombu.New(f, nil)
+	must(t, declare(t.Context(), conn, queues...))
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	defer stop()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	confirmed, handled := map[string]bool{}, map[string]bool{}
+	for i := range 3 {
+		k := conn.Consumer(gombu.ConsumerConfig{Queues: queues[:1+i], Workers: 1 + i, Prefetch: 4, Grace: time.Second, FinishLost: i == 1})
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				run, cancel := context.WithTimeout(ctx, time.Duration(1+roll(5))*time.Second)
+				err := k.Run(run, func(hctx context.Context, d *gombu.Delivery) error {
+					_ = wait(hctx, time.Duration(roll(50))*time.Millisecond)
+					switch roll(10) {
+					case 0:
+						return gombu.Retry(0, nil)
+					case 1:
+						return errors.New("no")
+					case 2:
+						panic("no")
+					case 3:
+						return d.Release(hctx)
+					}
+					err := d.Ack(hctx)
+					mu.Lock()
+					defer mu.Unlock()
+					handled[d.MessageID] = handled[d.MessageID] || err == nil || errors.Is(err, gombu.ErrUncertain)
+					return nil
+				})
+				cancel()
+				switch {
+				case errors.Is(err, gombu.ErrClosed):
+					return
+				case err != nil:
+					t.Error(err)
+				}
+			}
+		})
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				_ = wait(ctx, time.Duration(roll(200))*time.Millisecond)
+				q := queues[roll(3)]
+				brief, cancel := context.WithTimeout(ctx, time.Duration(roll(100))*time.Millisecond)
+				switch roll(3) {
+				case 0:
+					_ = k.Add(brief, q)
+				case 1:
+					_ = k.Cancel(brief, q)
+				case 2:
+					_ = k.SetPrefetch(brief, q, roll(5))
+				}
+				cancel()
+			}
+		})
+		wg.Go(func() {
+			p := conn.Producer(&gombu.ProducerConfig{Resend: i == 0})
+			for n := 0; ctx.Err() == nil; n++ {
+				m := &gombu.Message{Queue: queues[roll(3)]}
+				m.MessageID = fmt.Sprintf("%d.%d", i, n)
+				brief, cancel := context.WithTimeout(ctx, time.Duration(roll(300))*time.Millisecond)
+				if p.Publish(brief, m) == nil {
+					mu.Lock()
+					confirmed[m.MessageID] = true
+					mu.Unlock()
+				}
+				cancel()
+				_ = wait(ctx, time.Duration(roll(20))*time.Millisecond)
+			}
+		})
+	}
+	wg.Go(func() {
+		for wait(ctx, time.Duration(roll(3000))*time.Millisecond) == nil {
+			f.cut()
+		}
+	})
+	time.Sleep(time.Duration(roll(20)) * time.Second)
+	within(t, 11*time.Second, func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	stop()
+	within(t, 2*time.Second, wg.Wait)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, q := range queues {
+		for _, in := range f.queues[q] {
+			handled[in.Props.MessageID] = true
+		}
+	}
+	for id := range confirmed {
+		if !handled[id] {
+			t.Errorf("message %s is lost", id)
+		}
+	}
+	t.Logf("%d confirmed, %d handled, %d sessions", len(confirmed), len(handled), f.dials)
+}
+
+// A negative MaxPending is the default, not a panic.
+func TestNegativeMaxPending(t *testing.T) {
+	must(t, gombu.New(newFake(), &gombu.Config{MaxPending: -1}).Close())
+}
+
+// Queues that are added at the moment at which Run starts are consumed.
+func TestAddBesideRun(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.latency = 0
+		conn := open(t, f, nil)
+		var names []string
+		for i := range 50 {
+			names = append(names, fmt.Sprint(i))
+		}
+		must(t, declare(t.Context(), conn, names...))
+		for i := range 100 {
+			k := conn.Consumer(gombu.ConsumerConfig{})
+			ctx, cancel := context.WithCancel(t.Context())
+			over := make(chan error, 1)
+			go func() { over <- k.Run(ctx, func(context.Context, *gombu.Delivery) error { return nil }) }()
+			must(t, k.Add(t.Context(), names...))
+			soon, done := context.WithTimeout(t.Context(), time.Second)
+			if err := k.Ready(soon); err != nil {
+				t.Errorf("round %d: %v", i, err)
+			}
+			done()
+			cancel()
+			must(t, <-over)
+		}
+	})
+}
+
+// A counted context counts what hangs on it.
+type counted struct {
+	context.Context
+	n *atomic.Int32
+}
+
+func (c counted) AfterFunc(f func()) (stop func() bool) {
+	c.n.Add(1)
+	stop = context.AfterFunc(c.Context, func() { c.n.Add(-1); f() })
+	return func() bool {
+		stopped := stop()
+		if stopped {
+			c.n.Add(-1)
+		}
+		return stopped
+	}
+}
+
+// A Run that is refused leaves nothing at the context it was given.
+func TestRefusedRunLeavesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		conn := gombu.New(newFake(), nil)
+		must(t, conn.Close())
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		mine := counted{ctx, new(atomic.Int32)}
+		for range 100 {
+			if err := conn.Run(mine, gombu.ConsumerConfig{Queues: []string{"q"}}, func(context.Context, *gombu.Delivery) error { return nil }); !errors.Is(err, gombu.ErrClosed) {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if n := mine.n.Load(); n != 0 {
+			t.Errorf("%d contexts hang on Run's", n)
+		}
 	})
 }

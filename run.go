@@ -39,6 +39,7 @@ type run struct {
 
 	mu      sync.Mutex
 	sources map[string]*source
+	begun   bool // sources may be added: what the run declares is there
 	fatal   error
 
 	limit   chan context.Context // cap 1: of a Shutdown
@@ -74,6 +75,9 @@ func (r *run) serve() error {
 		r.stopIntake(ErrClosed)
 		return err
 	}
+	r.mu.Lock()
+	r.begun = true // from here on Add adds; what it did before is in the list
+	r.mu.Unlock()
 	r.k.mu.Lock()
 	queues := append([]string(nil), r.k.queues...)
 	r.k.mu.Unlock()

@@ -174,9 +174,7 @@ func (l *link) watch(ctx context.Context, s *session) {
 	for n := 1; ; n++ {
 		var repair <-chan time.Time
 		if l.c.topo.broken() && l.role != driver.Publish {
-			t := time.NewTimer(min(time.Second<<min(n, 5), 30*time.Second))
-			defer t.Stop()
-			repair = t.C
+			repair = time.After(min(time.Second<<min(n, 5), 30*time.Second))
 		}
 		select {
 		case <-s.Done():

@@ -29,7 +29,7 @@ func (r *run) add(queue string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	before := r.sources[queue]
-	if before != nil && before.ctx.Err() == nil || r.intake.Err() != nil {
+	if before != nil && before.ctx.Err() == nil || !r.begun || r.intake.Err() != nil {
 		return
 	}
 	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), done: make(chan struct{}), before: before}

@@ -85,6 +85,7 @@ func (d *demo) do(ctx context.Context) error {
 	var consumeErr error
 	start := time.Now()
 	wg.Go(func() {
+		defer stop()
 		if consumeErr = d.consume(run, stop); consumeErr != nil {
 			giveUp()
 		}

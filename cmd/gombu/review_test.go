@@ -23,3 +23,14 @@ func TestConsumeRequeueShowsEachOnce(t *testing.T) {
 		}
 	})
 }
+
+// The demo ends well also when its last message is consumed before the broker
+// has confirmed it.
+func TestDemoOfFewMessages(t *testing.T) {
+	each(t, func(t *testing.T, u string, _ func(string) string) {
+		call(t, "", "delete", "-u", u, "-q", "video") // what an earlier test left
+		for range 10 {
+			want(t, 0, "", "demo", "-u", u, "--messages", "2")
+		}
+	})
+}
