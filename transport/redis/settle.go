@@ -151,7 +151,7 @@ func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settle
 }
 
 func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []string, renew []rueidis.Completed) {
-	keys = []string{s.keys.alive(s.env.Owner), s.keys.ledger(s.env.Owner), l.key, s.keys.unacked, s.keys.index, l.source}
+	keys = []string{s.keys.alive(s.env.Owner), s.keys.ledger(s.env.Owner), l.key, s.keys.unacked, s.keys.index}
 	args = append(make([]string, 0, 3+4*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner))
 	key := func(list string) string {
 		name := s.keys.prefix + list
@@ -168,9 +168,9 @@ func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []st
 		case st.Verbatim != "":
 			what, to = "move", key(st.Verbatim)
 		case st.Outcome == driver.Requeue:
-			what = "fail"
+			what, to = "fail", key(l.list)
 		case st.Outcome == driver.Release:
-			what = "head"
+			what, to = "head", key(l.list)
 		}
 		args = append(args, strconv.FormatUint(st.Tag.ID, 10), what, to, strconv.Itoa(len(st.Put)))
 		for i := range st.Put {
