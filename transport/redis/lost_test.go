@@ -55,3 +55,23 @@ func TestARestoreToAKeyThatIsNoListLosesNothing(tt *testing.T) {
 	s.sweep("2")
 	want(t, "ready", t.ready("q"), "a")
 }
+
+// An owner that is fenced may claim from one more list while it is taken over,
+// before it learns: it is not forgotten then.
+func TestAClaimDuringTakingOverIsNotForgotten(tt *testing.T) {
+	t := newTester(tt)
+	s, _ := t.open()
+	t.push(s, "q", "a")
+	t.push(s, "late", "b")
+	t.claim(s, 1, "q")
+	t.do("DEL", aliveKey+s.env.Owner)
+	seen := []string{s.keys.alive(s.env.Owner), s.keys.owners(), s.keys.ledger(s.env.Owner), s.keys.own(s.env.Owner, "q")}
+	t.do("LMOVE", seen[3], "q", "LEFT", "RIGHT") // what a reaper that saw this list has given back
+	_, err := s.Claim(soon(t), virtual.ClaimRequest{Wants: []virtual.Want{{Queue: "late", Max: 1}}}, make([]virtual.Claim, 1))
+	wantKind(t, "claim of the fenced", err, driver.ErrLeaseLost)
+	reaper, _ := t.open()
+	if err := reaper.script(forgetScript, seen, []string{s.env.Owner}).Error(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the late claim to come back", func() bool { return t.ready("late") == "b" })
+}
