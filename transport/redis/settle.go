@@ -114,10 +114,20 @@ func batchSize(g []*virtual.Settlement) int {
 	return len(g)
 }
 
+func givesBack(st *virtual.Settlement) bool {
+	return st.Outcome == driver.Requeue || st.Outcome == driver.Release
+}
+
 // settleBatch runs the script once.
 func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settlement) {
 	keys, args, renew := s.settleArgs(l, g)
 	ours, err := call(ctx, s, "settle", driver.ErrUncertain, func() ([]int64, error) {
+		if slices.ContainsFunc(g, givesBack) {
+			if err := s.beginTaking(); err != nil {
+				return nil, err
+			}
+			defer s.endTaking()
+		}
 		answer := s.script(settleScript, keys, args)
 		if n, err := answer.AsInt64(); err == nil && n == -1 {
 			return nil, s.fenced()
