@@ -108,7 +108,7 @@ func (x sharing) Subscribe(ctx context.Context, c driver.ReceiverConfig, b []dri
 	if err := x.s.roundTrip(ctx); err != nil {
 		return nil, err
 	}
-	sub := &subscription{s: x.s, queue: c.Queue, bindings: slices.Clone(b), buffer: make(chan []byte, 100)}
+	sub := &subscription{s: x.s, queue: c.Queue, bindings: slices.Clone(b), buffer: make(chan []byte, 100), closed: make(chan struct{})}
 	x.s.f.mu.Lock()
 	defer x.s.f.mu.Unlock()
 	x.s.f.subs[sub] = true
@@ -120,13 +120,20 @@ type subscription struct {
 	queue    string
 	bindings []driver.Binding
 	buffer   chan []byte
+	closed   chan struct{}
 }
 
 func (u *subscription) Receive(ctx context.Context, dst []virtual.Claim) (int, error) {
+	over := u.closed
+	if len(u.buffer) > 0 {
+		over = nil // later
+	}
 	select {
 	case raw := <-u.buffer:
 		dst[0] = virtual.Claim{Queue: u.queue, Raw: raw}
 		return 1, nil
+	case <-over:
+		return 0, &driver.Error{Op: "receive", Transport: "fake", Kind: driver.ErrClosed}
 	case <-u.s.done:
 		return 0, u.s.err
 	case <-ctx.Done():
@@ -137,6 +144,9 @@ func (u *subscription) Receive(ctx context.Context, dst []virtual.Claim) (int, e
 func (u *subscription) Close(context.Context) error {
 	u.s.f.mu.Lock()
 	defer u.s.f.mu.Unlock()
+	if u.s.f.subs[u] {
+		close(u.closed)
+	}
 	delete(u.s.f.subs, u)
 	return nil
 }

@@ -140,7 +140,8 @@ type Table struct {
 }
 
 // A Subscription receives broadcast messages: no claims, no settling, a bounded
-// buffer that drops its oldest (Event Dropped). Raw is as for Claim.
+// buffer that drops its oldest (Event Dropped). Raw is as for Claim. After Close
+// Receive returns what is buffered, and then an error.
 type Subscription interface {
 	Receive(ctx context.Context, dst []Claim) (int, error)
 	Close(ctx context.Context) error

@@ -15,9 +15,12 @@ type pump struct {
 	exchange string
 	bindings []driver.Binding
 	sub      Subscription
+	after    *pump // of the same exchange, whose messages come first; nil: none
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
+	done     chan struct{} // closed at its end
 	wake     chan struct{} // capacity 1: the receiver has room
+	draining bool          // its subscription is closed; guarded by the receiver's mu
 }
 
 // resubscribe makes the receivers of a queue, in all sessions, follow its
@@ -41,7 +44,8 @@ func (c *conn) resubscribe(ctx context.Context, queue string, x *exchange) error
 
 // subscribe brings the pumps in line with the queue's bindings. A changed
 // subscription opens before the old one closes: in between a message may come
-// twice, but none is missed.
+// twice, but none is missed. What the old one has buffered still comes, and
+// first.
 func (r *receiver) subscribe(ctx context.Context) error {
 	if r.c.caster == nil {
 		return nil
@@ -49,12 +53,38 @@ func (r *receiver) subscribe(ctx context.Context) error {
 	return r.changePumps(ctx, r.c.fanoutsOf(r.queue))
 }
 
+// unsubscribe ends all pumps, whatever is buffered.
 func (r *receiver) unsubscribe(ctx context.Context) error {
 	if r.c.caster == nil {
 		return nil
 	}
-	return r.changePumps(ctx, nil)
+	if err := r.lockPumps(ctx); err != nil {
+		return err
+	}
+	defer r.unlockPumps()
+	var errs []error
+	for _, p := range r.pumps {
+		p.cancel()
+		errs = append(errs, p.sub.Close(ctx))
+		p.wg.Wait()
+	}
+	r.mu.Lock()
+	r.pumps = nil
+	r.mu.Unlock()
+	return errors.Join(errs...)
 }
+
+// lockPumps makes the caller the one who changes pumps.
+func (r *receiver) lockPumps(ctx context.Context) error {
+	select {
+	case r.subscribing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (r *receiver) unlockPumps() { <-r.subscribing }
 
 // fanoutsOf returns a queue's bindings to fanout exchanges, by exchange.
 func (c *conn) fanoutsOf(queue string) map[string][]driver.Binding {
@@ -71,26 +101,30 @@ func (c *conn) fanoutsOf(queue string) map[string][]driver.Binding {
 }
 
 func (r *receiver) changePumps(ctx context.Context, want map[string][]driver.Binding) error {
-	select {
-	case r.subscribing <- struct{}{}:
-		defer func() { <-r.subscribing }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := r.lockPumps(ctx); err != nil {
+		return err
 	}
+	defer r.unlockPumps()
 	var (
 		keep, stop []*pump
 		errs       []error
+		last       = map[string]*pump{} // of each exchange
 	)
-	for _, p := range r.pumps { // written only by the holder of subscribing
-		if slices.EqualFunc(want[p.exchange], p.bindings, func(a, b driver.Binding) bool { return a.Key == b.Key }) {
-			keep = append(keep, p)
+	for _, p := range r.pumps { // written only by the holder of subscribing, and so is draining
+		if p.ended() {
+			continue
+		}
+		keep, last[p.exchange] = append(keep, p), p
+		switch {
+		case p.draining:
+		case slices.EqualFunc(want[p.exchange], p.bindings, func(a, b driver.Binding) bool { return a.Key == b.Key }):
 			delete(want, p.exchange)
-		} else {
+		default:
 			stop = append(stop, p)
 		}
 	}
 	for exchange, bindings := range want {
-		p, err := r.openPump(ctx, exchange, bindings)
+		p, err := r.openPump(ctx, exchange, bindings, last[exchange])
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -99,30 +133,51 @@ func (r *receiver) changePumps(ctx context.Context, want map[string][]driver.Bin
 	}
 	r.mu.Lock()
 	r.pumps = keep
+	for _, p := range stop {
+		p.draining = true
+	}
 	r.mu.Unlock()
 	for _, p := range stop {
-		p.cancel()
 		errs = append(errs, p.sub.Close(ctx))
-		p.wg.Wait()
 	}
 	return errors.Join(errs...)
 }
 
-func (r *receiver) openPump(ctx context.Context, exchange string, bindings []driver.Binding) (*pump, error) {
+func (r *receiver) openPump(ctx context.Context, exchange string, bindings []driver.Binding, after *pump) (*pump, error) {
 	sub, err := r.c.caster.Subscribe(ctx, r.cfg, bindings)
 	if err != nil {
 		return nil, err
 	}
-	p := &pump{r: r, exchange: exchange, bindings: bindings, sub: sub, wake: make(chan struct{}, 1)}
+	p := &pump{r: r, exchange: exchange, bindings: bindings, sub: sub, after: after, done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	var run context.Context
 	run, p.cancel = context.WithCancel(r.c.ctx)
-	p.wg.Go(func() { p.run(run) })
+	p.wg.Go(func() {
+		defer close(p.done)
+		p.run(run)
+	})
 	return p, nil
+}
+
+func (p *pump) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // run receives a few at a time: what the receiver has no room for waits in the
 // subscription's own buffer, which drops its oldest and says so.
 func (p *pump) run(ctx context.Context) {
+	if p.after != nil {
+		select {
+		case <-p.after.done:
+		case <-ctx.Done():
+			return
+		}
+		p.after = nil
+	}
 	var claims [16]Claim
 	for {
 		if !p.r.c.info.Bytes {
@@ -138,7 +193,10 @@ func (p *pump) run(ctx context.Context) {
 			claims[i] = Claim{}
 		}
 		if err != nil {
-			if ctx.Err() == nil {
+			p.r.mu.Lock()
+			draining := p.draining
+			p.r.mu.Unlock()
+			if ctx.Err() == nil && !draining {
 				p.r.end(err)
 			}
 			return

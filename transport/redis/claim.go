@@ -77,8 +77,21 @@ func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual
 			}
 		}
 		claims, err := call(ctx, s, "claim", driver.ErrUnavailable, func() ([]virtual.Claim, error) {
-			return s.gather(slices.Clone(sources), len(dst), r)
-		}, func(late []virtual.Claim) { s.release(late, r.NoAck) })
+			if err := s.beginTaking(); err != nil {
+				return nil, err
+			}
+			got, err := s.gather(slices.Clone(sources), len(dst), r)
+			if err != nil {
+				s.endTaking()
+			}
+			return got, err
+		}, func(late []virtual.Claim) {
+			s.release(late, r.NoAck)
+			s.endTaking()
+		})
+		if err == nil {
+			s.endTaking()
+		}
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return 0, context.Cause(ctx)
@@ -89,6 +102,20 @@ func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual
 		}
 	}
 }
+
+// beginTaking makes the caller the only one who takes from the head of lists or
+// gives back to it: what a claim brings too late lies there again before anybody
+// takes what comes behind it, or puts before it what is older. Inside call.
+func (s *store) beginTaking() error {
+	select {
+	case s.taking <- struct{}{}:
+		return nil
+	case <-s.ctx.Done():
+		return context.Cause(s.ctx)
+	}
+}
+
+func (s *store) endTaking() { <-s.taking }
 
 // A source is one list to claim from.
 type source struct {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/rueidis"
+
 	"github.com/gombu/gombu/driver"
 )
 
@@ -85,13 +87,16 @@ func (s *store) isDead(su suspect, seen *sighting) (value string, dead bool) {
 }
 
 // reap gives back all claims of a fenced owner and forgets it; it returns from
-// how many lists. count says whether they count as started.
+// how many lists. count says whether they count as started. A list that cannot
+// be pushed to keeps its claims, and the owner, for the next try; it is not in
+// the way of the others.
 func (s *store) reap(owner string, count bool) (int, error) {
 	fields, err := s.link.client.Do(s.ctx, s.command("HKEYS", s.keys.ledger(owner))).AsStrSlice()
 	if redisError(err) != nil {
 		return 0, err
 	}
 	forget := []string{s.keys.alive(owner), s.keys.owners(), s.keys.ledger(owner)}
+	var failed error
 	how := "0"
 	if count {
 		how = "1"
@@ -106,7 +111,12 @@ func (s *store) reap(owner string, count bool) (int, error) {
 		keys := []string{s.keys.alive(owner), s.keys.ledger(owner), own, s.keys.prefix + list, s.keys.unacked, s.keys.index}
 		args := []string{owner, list, tombstone(owner), strconv.Itoa(reapSome), how}
 		for left := int64(1); left > 0; {
-			if left, err = s.script(reapScript, keys, args).AsInt64(); err != nil {
+			left, err = s.script(reapScript, keys, args).AsInt64()
+			if _, answered := rueidis.IsRedisErr(err); answered {
+				failed = err
+				break
+			}
+			if err != nil {
 				return 0, err
 			}
 			if left < 0 {
@@ -115,5 +125,8 @@ func (s *store) reap(owner string, count bool) (int, error) {
 		}
 	}
 	slices.Sort(forget[3:])
-	return len(forget) - 3, s.script(forgetScript, forget, []string{owner}).Error()
+	if err := s.script(forgetScript, forget, []string{owner}).Error(); err != nil {
+		return 0, err
+	}
+	return len(forget) - 3, failed
 }

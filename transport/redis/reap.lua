@@ -5,8 +5,10 @@
 -- ARGV  1 owner, 2 list, 3 tombstone, 4 how many at most, 5 "1": count what
 --       was given back as started once, for nobody knows whether it was
 -- Returns how many are left, -1 when the owner lives. A mirrored claim whose
--- mirror is gone was taken by a Kombu peer and is not given back.
+-- mirror is gone was taken by a Kombu peer and is not given back. An error
+-- means that nothing was done: KEYS[4] is no list.
 if redis.call('EXISTS', KEYS[1]) == 1 then return -1 end
+redis.call('LLEN', KEYS[4]) -- now it may fail: later the text would be lost
 local base = tonumber(redis.call('HGET', KEYS[2], 'b:' .. ARGV[2]) or 0)
 local mark = tonumber(redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or 0)
 local left = redis.call('LLEN', KEYS[3])

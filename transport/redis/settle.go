@@ -114,10 +114,20 @@ func batchSize(g []*virtual.Settlement) int {
 	return len(g)
 }
 
+func givesBack(st *virtual.Settlement) bool {
+	return st.Outcome == driver.Requeue || st.Outcome == driver.Release
+}
+
 // settleBatch runs the script once.
 func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settlement) {
 	keys, args, renew := s.settleArgs(l, g)
 	ours, err := call(ctx, s, "settle", driver.ErrUncertain, func() ([]int64, error) {
+		if slices.ContainsFunc(g, givesBack) {
+			if err := s.beginTaking(); err != nil {
+				return nil, err
+			}
+			defer s.endTaking()
+		}
 		answer := s.script(settleScript, keys, args)
 		if n, err := answer.AsInt64(); err == nil && n == -1 {
 			return nil, s.fenced()
@@ -151,7 +161,7 @@ func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settle
 }
 
 func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []string, renew []rueidis.Completed) {
-	keys = []string{s.keys.alive(s.env.Owner), s.keys.ledger(s.env.Owner), l.key, s.keys.unacked, s.keys.index, l.source}
+	keys = []string{s.keys.alive(s.env.Owner), s.keys.ledger(s.env.Owner), l.key, s.keys.unacked, s.keys.index}
 	args = append(make([]string, 0, 3+4*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner))
 	key := func(list string) string {
 		name := s.keys.prefix + list
@@ -168,9 +178,9 @@ func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []st
 		case st.Verbatim != "":
 			what, to = "move", key(st.Verbatim)
 		case st.Outcome == driver.Requeue:
-			what = "fail"
+			what, to = "fail", key(l.list)
 		case st.Outcome == driver.Release:
-			what = "head"
+			what, to = "head", key(l.list)
 		}
 		args = append(args, strconv.FormatUint(st.Tag.ID, 10), what, to, strconv.Itoa(len(st.Put)))
 		for i := range st.Put {

@@ -1,17 +1,19 @@
 -- Ends claims of one own list.
 --
 -- KEYS  1 alive, 2 ledger, 3 own list, 4 unacked, 5 unacked_index,
---       6 the list that the claims came from, 7... lists to push to
+--       6... lists to push to
 -- ARGV  1 owner, 2 list, 3 tombstone, then for each claim, newest first:
 --       position, what, key, n, then n times: key, text
---       what  drop: forget it; head: back where it came from, to be next;
---             fail: so, and count the attempt; move: the text to KEYS[key]
+--       what  drop: forget it; head: back to KEYS[key] where it came from, to
+--             be next; fail: so, and count the attempt; move: to KEYS[key]
 --       The n texts are pushed in the same step.
 -- Returns -1 when another process has taken over (nothing was done), else for
 -- each claim 1, or 0 when it is no longer ours (nothing was done for it). A
--- claim that is mirrored is ours while its mirror stands.
+-- claim that is mirrored is ours while its mirror stands. An error means that
+-- nothing was done: one of the lists is none.
 local base = redis.call('HGET', KEYS[2], 'b:' .. ARGV[2])
 if redis.call('EXISTS', KEYS[1]) == 0 or not base then return -1 end
+for k = 6, #KEYS do redis.call('LLEN', KEYS[k]) end -- now it may fail: later the text would be lost
 base = tonumber(base)
 local mark = tonumber(redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or 0)
 local top, out, a = base + redis.call('LLEN', KEYS[3]), {}, 4
@@ -36,7 +38,7 @@ while a <= #ARGV do
       local tries, rest = string.match(text, '^{"gombu%-try": (%d+)(.*)$')
       text = '{"gombu-try": ' .. (tonumber(tries or 0) + 1) .. (rest or ', ' .. string.sub(text, 2))
     end
-    if what == 'head' or what == 'fail' then redis.call('RPUSH', KEYS[6], text) end
+    if what == 'head' or what == 'fail' then redis.call('RPUSH', KEYS[tonumber(ARGV[a + 2])], text) end
     if what == 'move' then redis.call('LPUSH', KEYS[tonumber(ARGV[a + 2])], text) end
     for i = a + 4, a + 3 + 2 * n, 2 do redis.call('LPUSH', KEYS[tonumber(ARGV[i])], ARGV[i + 1]) end
   end

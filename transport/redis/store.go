@@ -25,6 +25,7 @@ type store struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 	slots  chan struct{} // commands in flight
+	taking chan struct{} // capacity 1: see beginTaking
 	wg     sync.WaitGroup
 	stop   chan struct{}  // closed by Close: beat and sweeper end
 	gone   chan struct{}  // closed when Close is done
