@@ -906,15 +906,18 @@ type counted struct {
 
 func (c counted) AfterFunc(f func()) (stop func() bool) {
 	c.n.Add(1)
-	stop = context.AfterFunc(c.Context, func() { c.n.Add(-1); f() })
+	inner := context.AfterFunc(c.Context, func() { c.n.Add(-1); f() })
 	return func() bool {
-		stopped := stop()
+		stopped := inner()
 		if stopped {
 			c.n.Add(-1)
 		}
 		return stopped
 	}
 }
+
+// Value hides the context within, so that children come through AfterFunc.
+func (counted) Value(any) any { return nil }
 
 // A Run that is refused leaves nothing at the context it was given.
 func TestRefusedRunLeavesNothing(t *testing.T) {
