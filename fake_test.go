@@ -37,6 +37,7 @@ type fake struct {
 	receive   func() error                                      // nil: none fails
 	brake     time.Duration                                     // of SetPrefetch
 	receivers []*fakeReceiver                                   // all that were opened
+	sender    func() error                                      // nil: none fails to open
 	asked     func()                                            // nil: nothing; called when a session is asked for its error
 	closed    int                                               // sessions that were closed
 }
@@ -218,6 +219,13 @@ func (c *fakeConn) Purge(_ context.Context, q string) (int, error) {
 }
 
 func (c *fakeConn) OpenSender(context.Context, driver.SenderConfig) (driver.Sender, error) {
+	c.f.mu.Lock()
+	defer c.f.mu.Unlock()
+	if c.f.sender != nil {
+		if err := c.f.sender(); err != nil {
+			return nil, err
+		}
+	}
 	return &fakeSender{c: c, more: make(chan struct{}, 1)}, nil
 }
 

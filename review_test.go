@@ -938,3 +938,23 @@ func TestRefusedRunLeavesNothing(t *testing.T) {
 		}
 	})
 }
+
+// A publish channel that is refused for good fails who publishes, with the reason.
+func TestPublishChannelRefused(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		f.sender = func() error {
+			return &driver.Error{Op: "publish", Kind: driver.ErrUnsupported, Err: errors.New("no confirms here")}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		err := conn.Producer(nil).Publish(ctx, &gombu.Message{Queue: "q"})
+		if !errors.Is(err, gombu.ErrUnsupported) || !errors.Is(err, gombu.ErrNotSent) || ctx.Err() != nil {
+			t.Error(err)
+		}
+		f.set(func() { f.sender = nil })
+		send(t, conn, &gombu.Message{Queue: "q"})
+	})
+}
