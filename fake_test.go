@@ -38,6 +38,7 @@ type fake struct {
 	brake     time.Duration                                     // of SetPrefetch
 	receivers []*fakeReceiver                                   // all that were opened
 	sender    func() error                                      // nil: none fails to open
+	settle    func() error                                      // nil: none fails
 	asked     func()                                            // nil: nothing; called when a session is asked for its error
 	closed    int                                               // sessions that were closed
 }
@@ -411,6 +412,11 @@ func (r *fakeReceiver) Settle(ctx context.Context, ss []driver.Settlement) error
 	f := r.c.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.settle != nil {
+		if err := f.settle(); err != nil {
+			return err
+		}
+	}
 	for i := range slices.Backward(ss) {
 		s := &ss[i]
 		in, ok := r.open[s.Tag.ID]

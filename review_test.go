@@ -958,3 +958,35 @@ func TestPublishChannelRefused(t *testing.T) {
 		send(t, conn, &gombu.Message{Queue: "q"})
 	})
 }
+
+// A settle that fails while the session stands is repeated: else the broker
+// holds the message, and its place in the prefetch, until the session ends.
+func TestSettleIsRepeated(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		for range 6 {
+			send(t, conn, &gombu.Message{Queue: "q"})
+		}
+		busy := true
+		f.settle = func() error {
+			if busy {
+				return &driver.Error{Op: "settle", Kind: driver.ErrUncertain, Err: errors.New("busy")}
+			}
+			return nil
+		}
+		byHand := make(chan error, 6)
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}, Prefetch: 2, Workers: 2}, func(ctx context.Context, d *gombu.Delivery) error {
+			byHand <- d.Ack(ctx)
+			return nil
+		})
+		time.Sleep(10 * time.Second)
+		f.set(func() { busy = false })
+		time.Sleep(10 * time.Second)
+		must(t, stop())
+		if f.acked != 6 || len(byHand) != 6 {
+			t.Errorf("%d acked, %d settled by hand, want 6", f.acked, len(byHand))
+		}
+	})
+}
