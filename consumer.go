@@ -229,8 +229,8 @@ func (k *Consumer) Add(ctx context.Context, queues ...string) error {
 }
 
 // Cancel stops consuming a queue: what has not begun goes back, and it returns
-// when the running handlers of that queue have finished. A queue that is not
-// consumed is no error.
+// when the running handlers of that queue have finished; one of them must not
+// wait for it. A queue that is not consumed is no error.
 func (k *Consumer) Cancel(ctx context.Context, queue string) error {
 	k.mu.Lock()
 	k.queues = slices.DeleteFunc(k.queues, func(q string) bool { return q == queue })

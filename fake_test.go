@@ -38,6 +38,8 @@ type fake struct {
 	receive   func() error                                      // nil: none fails
 	brake     time.Duration                                     // of SetPrefetch
 	receivers []*fakeReceiver                                   // all that were opened
+	sender    func() error                                      // nil: none fails to open
+	settle    func() error                                      // nil: none fails
 	asked     func()                                            // nil: nothing; called when a session is asked for its error
 	closed    int                                               // sessions that were closed
 }
@@ -233,6 +235,13 @@ func (c *fakeConn) Purge(_ context.Context, q string) (int, error) {
 }
 
 func (c *fakeConn) OpenSender(context.Context, driver.SenderConfig) (driver.Sender, error) {
+	c.f.mu.Lock()
+	defer c.f.mu.Unlock()
+	if c.f.sender != nil {
+		if err := c.f.sender(); err != nil {
+			return nil, err
+		}
+	}
 	return &fakeSender{c: c, more: make(chan struct{}, 1)}, nil
 }
 
@@ -419,6 +428,11 @@ func (r *fakeReceiver) Settle(ctx context.Context, ss []driver.Settlement) error
 	f := r.c.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.settle != nil {
+		if err := f.settle(); err != nil {
+			return err
+		}
+	}
 	for i := range slices.Backward(ss) {
 		s := &ss[i]
 		in, ok := r.open[s.Tag.ID]

@@ -198,7 +198,10 @@ func (l *lane) run() {
 			if gone != nil {
 				<-gone // the old session's messages come back to the head of the line first
 			}
-			if err := l.switchTo(ctx, s); err != nil {
+			if err := l.switchTo(ctx, s); final(err) {
+				l.failAll(err)
+				return
+			} else if err != nil {
 				l.c.log.Debug("gombu: opening a publish channel", "err", err)
 				_ = pause(s.ctx, s.link.c.cfg.Retry.wait(1))
 			}

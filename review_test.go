@@ -906,15 +906,18 @@ type counted struct {
 
 func (c counted) AfterFunc(f func()) (stop func() bool) {
 	c.n.Add(1)
-	stop = context.AfterFunc(c.Context, func() { c.n.Add(-1); f() })
+	inner := context.AfterFunc(c.Context, func() { c.n.Add(-1); f() })
 	return func() bool {
-		stopped := stop()
+		stopped := inner()
 		if stopped {
 			c.n.Add(-1)
 		}
 		return stopped
 	}
 }
+
+// Value hides the context within, so that children come through AfterFunc.
+func (counted) Value(any) any { return nil }
 
 // A Run that is refused leaves nothing at the context it was given.
 func TestRefusedRunLeavesNothing(t *testing.T) {
@@ -932,6 +935,58 @@ func TestRefusedRunLeavesNothing(t *testing.T) {
 		synctest.Wait()
 		if n := mine.n.Load(); n != 0 {
 			t.Errorf("%d contexts hang on Run's", n)
+		}
+	})
+}
+
+// A publish channel that is refused for good fails who publishes, with the reason.
+func TestPublishChannelRefused(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		f.sender = func() error {
+			return &driver.Error{Op: "publish", Kind: driver.ErrUnsupported, Err: errors.New("no confirms here")}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		err := conn.Producer(nil).Publish(ctx, &gombu.Message{Queue: "q"})
+		if !errors.Is(err, gombu.ErrUnsupported) || !errors.Is(err, gombu.ErrNotSent) || ctx.Err() != nil {
+			t.Error(err)
+		}
+		f.set(func() { f.sender = nil })
+		send(t, conn, &gombu.Message{Queue: "q"})
+	})
+}
+
+// A settle that fails while the session stands is repeated: else the broker
+// holds the message, and its place in the prefetch, until the session ends.
+func TestSettleIsRepeated(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		conn := open(t, f, nil)
+		must(t, declare(t.Context(), conn, "q"))
+		for range 6 {
+			send(t, conn, &gombu.Message{Queue: "q"})
+		}
+		busy := true
+		f.settle = func() error {
+			if busy {
+				return &driver.Error{Op: "settle", Kind: driver.ErrUncertain, Err: errors.New("busy")}
+			}
+			return nil
+		}
+		byHand := make(chan error, 6)
+		_, stop := running(t, conn, gombu.ConsumerConfig{Queues: []string{"q"}, Prefetch: 2, Workers: 2}, func(ctx context.Context, d *gombu.Delivery) error {
+			byHand <- d.Ack(ctx)
+			return nil
+		})
+		time.Sleep(10 * time.Second)
+		f.set(func() { busy = false })
+		time.Sleep(10 * time.Second)
+		must(t, stop())
+		if f.acked != 6 || len(byHand) != 6 {
+			t.Errorf("%d acked, %d settled by hand, want 6", f.acked, len(byHand))
 		}
 	})
 }

@@ -152,7 +152,7 @@ func (s *source) config(sess *session) driver.ReceiverConfig {
 
 // enter makes rx the subscription that stands; it was opened with that prefetch.
 func (s *source) enter(sess *session, rx driver.Receiver, prefetch int) *reception {
-	rec := &reception{src: s, rx: rx, features: rx.Features()}
+	rec := &reception{src: s, sess: sess, rx: rx, features: rx.Features()}
 	rec.ctx, rec.end = context.WithCancelCause(s.run.work)
 	if !s.run.cfg.FinishLost {
 		rec.unhook = context.AfterFunc(sess.ctx, func() { rec.lost(context.Cause(sess.ctx)) })
@@ -263,6 +263,7 @@ func (s *source) drain(rec *reception) {
 // through it is settled through it, or lost with it.
 type reception struct {
 	src      *source
+	sess     *session
 	rx       driver.Receiver
 	features driver.QueueFeatures
 	over     atomic.Bool     // nothing of it is to be started any more
@@ -405,11 +406,13 @@ func (rec *reception) enqueue(it settling) {
 	}
 }
 
-// settler settles the line in batches until it is empty.
+// settler settles the line in batches until it is empty. What fails while the
+// session stands is settled again: else the broker keeps it, and its place in
+// the prefetch, until the session ends.
 func (rec *reception) settler() {
 	var spare []settling
 	var batch []driver.Settlement
-	for {
+	for tries := 0; ; {
 		rec.mu.Lock()
 		line := rec.line
 		if len(line) == 0 {
@@ -425,13 +428,32 @@ func (rec *reception) settler() {
 			batch = append(batch, it.d.one[0])
 		}
 		err := rec.rx.Settle(rec.src.run.life, batch)
+		var again []settling
 		for i, it := range line {
-			rec.report(it, errors.Join(err, batch[i].Err))
+			if e := errors.Join(err, batch[i].Err); rec.repeats(e) {
+				again = append(again, it)
+			} else {
+				rec.report(it, e)
+			}
 		}
-		rec.gave(len(line))
+		rec.gave(len(line) - len(again))
 		clear(line)
 		spare = line
+		if tries++; len(again) == 0 {
+			tries = 0
+			continue
+		}
+		rec.mu.Lock()
+		rec.line = append(again, rec.line...)
+		rec.mu.Unlock()
+		_ = pause(rec.src.run.life, (&RetryPolicy{}).wait(tries))
 	}
+}
+
+// repeats says whether a settle that failed so is to be tried again.
+func (rec *reception) repeats(err error) bool {
+	return (errors.Is(err, ErrUncertain) || errors.Is(err, ErrUnavailable)) && !errors.Is(err, ErrLeaseLost) &&
+		!rec.over.Load() && !rec.sess.over() && rec.src.run.life.Err() == nil
 }
 
 func (rec *reception) report(it settling, err error) {
