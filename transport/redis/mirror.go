@@ -6,11 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
-
-	"github.com/gombu/gombu/driver"
-	"github.com/gombu/gombu/wire/kombu"
 )
 
 const (
@@ -189,20 +185,6 @@ func (s *store) judge(ripe time.Time) {
 			it.list.open[it.pos] = h
 		}
 	}
-}
-
-// mirrorable: it is an envelope, and its headers are an object if there are
-// any; null headers make Kombu 5.2's restore lose the message.
-func mirrorable(text string) bool {
-	var in driver.Incoming
-	if !strings.HasPrefix(text, "{") || kombu.Decode([]byte(text), &in) != nil {
-		return false
-	}
-	var top struct {
-		Headers json.RawMessage `json:"headers"`
-	}
-	err := json.Unmarshal([]byte(text), &top)
-	return err == nil && (top.Headers == nil || top.Headers[0] == '{')
 }
 
 func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) }
