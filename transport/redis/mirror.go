@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unicode/utf8"
 )
 
 const (
@@ -175,7 +176,7 @@ func (s *store) judge(ripe time.Time) {
 	}
 	s.mu.Unlock()
 	for i := range items {
-		items[i].good = mirrorable(items[i].text)
+		items[i].good = utf8.ValidString(items[i].list.queue) && mirrorable(items[i].text) // JSON names the queue
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
