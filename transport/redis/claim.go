@@ -64,11 +64,12 @@ func (s *store) ownList(list string) *ownList {
 
 // Claim takes what there is: step by step, and within a step queue by queue in
 // the order of r.Wants (redis.md section 3.1). Waiting takes nothing, so that a
-// Python peer that waits is always served before.
+// Python peer that waits is always served before. A want that names no queue is
+// told and left out; when there is no other, the error is ErrInvalid.
 func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual.Claim) (int, error) {
-	sources := s.sources(r.Wants, len(dst))
+	sources, err := s.sources(r.Wants, len(dst))
 	if len(sources) == 0 {
-		return 0, nil
+		return 0, err
 	}
 	for deadline := time.Now().Add(r.Wait); ; {
 		if r.Wait > 0 {
@@ -129,10 +130,17 @@ const (
 	many    = int(^uint(0) >> 1)
 )
 
-func (s *store) sources(wants []virtual.Want, limit int) []source {
+// sources are the lists of wants; an error is about one that is no queue.
+func (s *store) sources(wants []virtual.Want, limit int) ([]source, error) {
 	left := make([]int, len(wants))
 	perQueue := make([][]string, len(wants))
+	var wrong error
 	for i, w := range wants {
+		if err := s.keys.checkQueue("claim", w.Queue); err != nil {
+			wrong = err
+			s.warnOnce(w.Queue, "nothing is consumed, this is no queue: "+err.Error())
+			continue
+		}
 		left[i], perQueue[i] = min(w.Max, limit), s.keys.lists(w.Queue)
 	}
 	var out []source
@@ -143,7 +151,7 @@ func (s *store) sources(wants []virtual.Want, limit int) []source {
 			}
 		}
 	}
-	return out
+	return out, wrong
 }
 
 // gather claims in rounds: the first takes from the first list and looks at

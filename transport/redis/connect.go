@@ -61,8 +61,10 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 		return nil, err
 	}
 	if !stop() { // the context ended in between: the session is over before it began
+		err := connectError(ctx, c, context.Cause(ctx))
+		s.end(err) // the other goroutine may be about to
 		s.link.shut()
-		return nil, s.Err()
+		return nil, err
 	}
 	return s, nil
 }

@@ -51,6 +51,23 @@ func TestMirror(tt *testing.T) {
 	want(t, "ready", t.number("LLEN", `q"é`), 2)
 }
 
+// A claim that is settled while the heartbeat is on its way is not mirrored.
+func TestMirrorOfASettledClaim(tt *testing.T) {
+	t := newTester(tt)
+	s, _ := t.open()
+	t.push(s, "q", "a", "b", "c")
+	got := t.claim(s, 3, "q")
+	keys := []string{s.keys.alive(s.env.Owner), s.keys.owners(), s.keys.ledger(s.env.Owner), s.keys.unacked, s.keys.index}
+	args := []string{s.env.Owner, "10000", tombstone(s.env.Owner), "3600", suspectSecs}
+	s.mirrorArgs(0, &keys, &args)
+	t.mustSettle(s, driver.Ack, got[0], got[2]) // one is trimmed, one marked
+	if err := s.script(tickScript, keys, args).Error(); err != nil {
+		t.Fatal(err)
+	}
+	ids, _ := t.do("HKEYS", "unacked").AsStrSlice()
+	want(t, "mirrored", strings.Join(ids, " "), s.env.Owner+":q:2")
+}
+
 func TestMirrorDecides(tt *testing.T) {
 	t := newTester(tt)
 	s, _ := t.open(func(c *Config) { c.Mirror = MirrorAlways })

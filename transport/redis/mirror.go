@@ -3,13 +3,11 @@ package redis
 import (
 	"cmp"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
-
-	"github.com/gombu/gombu/driver"
-	"github.com/gombu/gombu/wire/kombu"
+	"unicode/utf8"
 )
 
 const (
@@ -132,29 +130,25 @@ func (s *store) mirrorArgs(age time.Duration, keys, args *[]string) map[*ownList
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.own {
-		positions := make([]uint64, 0, len(l.open))
-		for pos, h := range l.open {
-			if pos <= l.mirrored || h.judged && !h.at.After(ripe) {
-				positions = append(positions, pos)
-			}
-		}
-		slices.Sort(positions)
-		mark, good := l.mirrored, []string{}
-		for _, pos := range positions {
+		mark, claims := l.mirrored, []string{}
+		for _, pos := range slices.Sorted(maps.Keys(l.open)) { // one taken later has a higher position, see beginTaking
+			h := l.open[pos]
 			if pos > l.mirrored {
-				if bytes >= mirrorBytes || count >= mirrorCount {
+				if !h.judged || h.at.After(ripe) || bytes >= mirrorBytes || count >= mirrorCount {
 					break
 				}
-				bytes, count, mark = bytes+l.open[pos].size, count+1, pos
+				bytes, count, mark = bytes+h.size, count+1, pos
 			}
-			if l.open[pos].good {
-				good = append(good, strconv.FormatUint(pos, 10))
+			envelope := "0"
+			if h.good {
+				envelope = "1"
 			}
+			claims = append(claims, strconv.FormatUint(pos, 10), envelope)
 		}
-		if len(positions) > 0 {
+		if len(claims) > 0 {
 			name, _ := json.Marshal(l.queue)
 			*keys = append(*keys, l.key)
-			*args = append(append(*args, l.list, string(name), strconv.FormatUint(mark, 10), strconv.Itoa(len(good))), good...)
+			*args = append(append(*args, l.list, string(name), strconv.FormatUint(mark, 10), strconv.Itoa(len(claims)/2)), claims...)
 			marks[l] = mark
 		}
 	}
@@ -182,7 +176,7 @@ func (s *store) judge(ripe time.Time) {
 	}
 	s.mu.Unlock()
 	for i := range items {
-		items[i].good = mirrorable(items[i].text)
+		items[i].good = utf8.ValidString(items[i].list.queue) && mirrorable(items[i].text) // JSON names the queue
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -192,20 +186,6 @@ func (s *store) judge(ripe time.Time) {
 			it.list.open[it.pos] = h
 		}
 	}
-}
-
-// mirrorable: it is an envelope, and its headers are an object if there are
-// any; null headers make Kombu 5.2's restore lose the message.
-func mirrorable(text string) bool {
-	var in driver.Incoming
-	if !strings.HasPrefix(text, "{") || kombu.Decode([]byte(text), &in) != nil {
-		return false
-	}
-	var top struct {
-		Headers json.RawMessage `json:"headers"`
-	}
-	err := json.Unmarshal([]byte(text), &top)
-	return err == nil && (top.Headers == nil || top.Headers[0] == '{')
 }
 
 func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) }

@@ -3,7 +3,8 @@
 --
 -- KEYS  1 alive, 2 ledger, 3 own list, 4 list, 5 unacked, 6 unacked_index
 -- ARGV  1 owner, 2 list, 3 tombstone, 4 how many at most, 5 "1": count what
---       was given back as started once, for nobody knows whether it was
+--       was given back as started once, for nobody knows whether it was,
+--       6 how many positions to look at, for most may be settled
 -- Returns how many are left, -1 when the owner lives. A mirrored claim whose
 -- mirror is gone was taken by a Kombu peer and is not given back. An error
 -- means that nothing was done: KEYS[4] is no list.
@@ -11,8 +12,9 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return -1 end
 redis.call('LLEN', KEYS[4]) -- now it may fail: later the text would be lost
 local base = tonumber(redis.call('HGET', KEYS[2], 'b:' .. ARGV[2]) or 0)
 local mark = tonumber(redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or 0)
-local left = redis.call('LLEN', KEYS[3])
-for _ = 1, math.min(left, tonumber(ARGV[4])) do
+local left, room = redis.call('LLEN', KEYS[3]), tonumber(ARGV[4])
+for _ = 1, math.min(left, tonumber(ARGV[6])) do
+  if room == 0 then break end
   local text, pos = redis.call('LPOP', KEYS[3]), base + left
   local ours = text ~= ARGV[3]
   if pos <= mark then
@@ -25,6 +27,7 @@ for _ = 1, math.min(left, tonumber(ARGV[4])) do
       text = '{"gombu-try": 1, ' .. string.sub(text, 2)
     end
     redis.call('RPUSH', KEYS[4], text)
+    room = room - 1
   end
   left = left - 1
 end

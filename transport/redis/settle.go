@@ -17,6 +17,7 @@ import (
 const (
 	settleBatch = 256
 	settleBytes = 1 << 20
+	trimMost    = 1024 // settled positions: there are many when an older claim was held for long
 )
 
 // tombstone marks a settled position; no message starts with NUL and this owner's id.
@@ -162,7 +163,7 @@ func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settle
 
 func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []string, renew []rueidis.Completed) {
 	keys = []string{s.keys.alive(s.env.Owner), s.keys.ledger(s.env.Owner), l.key, s.keys.unacked, s.keys.index}
-	args = append(make([]string, 0, 3+4*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner))
+	args = append(make([]string, 0, 4+4*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner), strconv.Itoa(trimMost))
 	key := func(list string) string {
 		name := s.keys.prefix + list
 		n := slices.Index(keys[5:], name)

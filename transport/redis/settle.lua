@@ -2,7 +2,8 @@
 --
 -- KEYS  1 alive, 2 ledger, 3 own list, 4 unacked, 5 unacked_index,
 --       6... lists to push to
--- ARGV  1 owner, 2 list, 3 tombstone, then for each claim, newest first:
+-- ARGV  1 owner, 2 list, 3 tombstone, 4 how many settled positions to trim at
+--       most, for they may be many; then for each claim, newest first:
 --       position, what, key, n, then n times: key, text
 --       what  drop: forget it; head: back to KEYS[key] where it came from, to
 --             be next; fail: so, and count the attempt; move: to KEYS[key]
@@ -16,7 +17,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 or not base then return -1 end
 for k = 6, #KEYS do redis.call('LLEN', KEYS[k]) end -- now it may fail: later the text would be lost
 base = tonumber(base)
 local mark = tonumber(redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or 0)
-local top, out, a = base + redis.call('LLEN', KEYS[3]), {}, 4
+local top, out, a = base + redis.call('LLEN', KEYS[3]), {}, 5
 while a <= #ARGV do
   local pos, what, n = tonumber(ARGV[a]), ARGV[a + 1], tonumber(ARGV[a + 3])
   local there, ours, text = pos > base and pos <= top
@@ -45,7 +46,8 @@ while a <= #ARGV do
   out[#out + 1] = ours and 1 or 0
   a = a + 4 + 2 * n
 end
-while redis.call('LINDEX', KEYS[3], -1) == ARGV[3] do
+for _ = 1, tonumber(ARGV[4]) do
+  if redis.call('LINDEX', KEYS[3], -1) ~= ARGV[3] then break end
   redis.call('RPOP', KEYS[3])
   base = base + 1
 end

@@ -5,7 +5,9 @@
 -- ARGV  1 owner, 2 TTL of the alive key in ms, 3 tombstone, 4 visibility
 --       timeout in s, 5 after how many s of silence an owner is suspect,
 --       then for each own list: list, queue as JSON, high-water mark, n, and n
---       positions, ascending, of open claims whose text is an envelope
+--       times: position of an open claim, "1" when its text is an envelope. All
+--       that are open between the old mark and the new are there: the positions
+--       are not walked, for a million may have been settled meanwhile.
 -- Returns -1 when another process has taken over (nothing was done), else
 -- {overdue entries of unacked, latest score that is overdue, then suspects:
 -- owner, its last heartbeat, ...}.
@@ -17,23 +19,24 @@ local now = t[1] .. string.format('.%06d', t[2])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 local a = 6
 for k = 6, #KEYS do
-  local list, upto, n, good = ARGV[a], tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3]), {}
+  local list, upto, n = ARGV[a], tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
   local base = tonumber(redis.call('HGET', KEYS[3], 'b:' .. list) or upto)
   local mark = tonumber(redis.call('HGET', KEYS[3], 'm:' .. list) or 0)
   local id = ARGV[1] .. ':' .. list .. ':'
-  for i = a + 4, a + 3 + n do
-    if tonumber(ARGV[i]) > mark then good[tonumber(ARGV[i])] = true
-    else redis.call('ZADD', KEYS[5], 'XX', now, id .. ARGV[i]) end
-  end
-  for pos = math.max(base, mark) + 1, upto do
-    local text = redis.call('LINDEX', KEYS[k], base - pos)
-    if text and text ~= ARGV[3] then
-      redis.call('HSET', KEYS[4], id .. pos, good[pos] and '[' .. text .. ', "", ' .. ARGV[a + 1] .. ']' or '')
-      if good[pos] then redis.call('ZADD', KEYS[5], now, id .. pos) end
+  for i = a + 4, a + 3 + 2 * n, 2 do
+    local pos, good = tonumber(ARGV[i]), ARGV[i + 1] == '1'
+    if pos <= mark then
+      if good then redis.call('ZADD', KEYS[5], 'XX', now, id .. pos) end
+    elseif pos > base then
+      local text = redis.call('LINDEX', KEYS[k], base - pos)
+      if text and text ~= ARGV[3] then
+        redis.call('HSET', KEYS[4], id .. pos, good and '[' .. text .. ', "", ' .. ARGV[a + 1] .. ']' or '')
+        if good then redis.call('ZADD', KEYS[5], now, id .. pos) end
+      end
     end
   end
   if upto > mark then redis.call('HSET', KEYS[3], 'm:' .. list, upto) end
-  a = a + 4 + n
+  a = a + 4 + 2 * n
 end
 local due = string.format('%.6f', now - ARGV[4])
 local out = { redis.call('ZCOUNT', KEYS[5], 0, due), due }
