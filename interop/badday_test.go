@@ -285,7 +285,7 @@ func TestStrictOnRedis(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	must(t, conn.Declare(t.Context(), gombu.Topology{Queues: []gombu.Queue{{Name: e, MaxPriority: 9, Expires: time.Minute}}}))
+	must(t, conn.Declare(t.Context(), gombu.Topology{Queues: []gombu.Queue{{Name: e, Expires: time.Minute}}}))
 }
 
 func TestPrintedConfigsHideThePassword(t *testing.T) {

@@ -41,7 +41,7 @@ var features = driver.Features{
 	Confirm:        true,
 	Mandatory:      true,
 	SharedBindings: true,
-	Keeps:          []string{"priority", "x-expires", "x-max-priority"},
+	Keeps:          []string{"priority", "x-expires"},
 	MaxBody:        maxText / 4 * 3, // in base64
 }
 
