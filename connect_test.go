@@ -293,6 +293,9 @@ func TestOnEventMayClose(t *testing.T) {
 		closed := make(chan error, 1)
 		conn = gombu.New(f, &gombu.Config{OnEvent: func(e gombu.Event) {
 			kinds = append(kinds, e.Kind.String())
+			if e.Kind == driver.Warning {
+				panic("in the hook")
+			}
 			if e.Kind == driver.Lost {
 				closed <- conn.Close()
 			}

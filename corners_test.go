@@ -17,7 +17,7 @@ import (
 	"github.com/gombu/gombu/driver"
 )
 
-// What a review of the core found: each test failed before its defect was mended.
+// Corners of the core: each test here failed before its defect was mended.
 
 // running starts a consumer and waits until its subscriptions stand; stop ends
 // it and returns what Run did.

@@ -52,8 +52,18 @@ func (h *hooks) run() {
 		e := h.queue[0]
 		h.queue = h.queue[1:]
 		h.mu.Unlock()
-		h.c.cfg.OnEvent(e)
+		h.call(e)
 	}
+}
+
+// call tells the user's hook, whose panic must not end the program.
+func (h *hooks) call(e Event) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.c.log.Error("gombu: OnEvent panicked", "event", e.Kind, "panic", p)
+		}
+	}()
+	h.c.cfg.OnEvent(e)
 }
 
 // close drops what comes later. It does not wait: a hook may be what closes.
