@@ -27,9 +27,8 @@ type ProducerConfig struct {
 	// the same message id: at least once, as Kombu's retry=True.
 	Resend bool
 	// Retry bounds the repeats of what was not sent (and, with Resend, of what
-	// is uncertain): MaxRetries, Timeout (of Publish; elsewhere the context given
-	// to Wait bounds it) and OnError, whose wait is 0: the waits between are the
-	// supervisor's. nil: repeated until the context ends.
+	// is uncertain): MaxRetries, Timeout, and OnError, whose wait is 0: the waits
+	// between are the supervisor's. nil: repeated until the context ends.
 	Retry *RetryPolicy
 }
 
