@@ -64,6 +64,9 @@
 //
 // # Limits
 //
+// A claim of more than 16 MiB of text is not mirrored into Kombu's unacked: only
+// Go takes it over when its process dies.
+//
 // No headers exchanges and no bindings between exchanges in the shared table;
 // no delays; no message TTL, no length limits. Queues exist only while they
 // hold something: one that is empty and one that never was look alike to

@@ -14,7 +14,7 @@ import (
 // redelivered is no table, such as null headers.
 func mirrorable(text string) bool {
 	var in driver.Incoming
-	if !strings.HasPrefix(text, "{") || kombu.Decode([]byte(text), &in) != nil {
+	if len(text) > maxMirrored || !strings.HasPrefix(text, "{") || kombu.Decode([]byte(text), &in) != nil {
 		return false
 	}
 	d := json.NewDecoder(strings.NewReader(text))
@@ -27,6 +27,10 @@ func mirrorable(text string) bool {
 	properties, _ := top["properties"].(map[string]any)
 	return (!has || isTable(headers)) && isTable(top["properties"]) && isTable(properties["delivery_info"])
 }
+
+// maxMirrored bounds the texts that the heartbeat judges and copies: it has one
+// second, and the server is held while it copies.
+const maxMirrored = 16 << 20
 
 // pythonDigits is how many digits of a whole number Python reads.
 const pythonDigits = 4300
