@@ -128,9 +128,12 @@ func (c *conn) deleteQueue(ctx context.Context, name string, ifUnused, ifEmpty b
 // receivers and deletes it in the store. q is what is known of it here, or nil.
 func (c *conn) dropQueue(ctx context.Context, name string, q *queue) error {
 	c.mu.Lock()
-	if c.queues[name] != q {
-		c.mu.Unlock()
-		return nil // somebody else did, and may have declared it again
+	if now := c.queues[name]; now != q {
+		if now != nil || c.Sole {
+			c.mu.Unlock()
+			return nil // somebody else did, and may have declared it again
+		}
+		q = nil // somebody else is at it, and the store may fail them: ask it ourselves
 	}
 	var receivers []*receiver
 	exchanges := c.sharing()
