@@ -129,11 +129,11 @@ func (c *conn) deleteQueue(ctx context.Context, name string, ifUnused, ifEmpty b
 func (c *conn) dropQueue(ctx context.Context, name string, q *queue) error {
 	c.mu.Lock()
 	if now := c.queues[name]; now != q {
-		if now != nil || c.Sole {
+		if c.Sole {
 			c.mu.Unlock()
 			return nil // somebody else did, and may have declared it again
 		}
-		q = nil // somebody else is at it, and the store may fail them: ask it ourselves
+		q = now // somebody else is at it, and the store may fail them: ask it ourselves
 	}
 	var receivers []*receiver
 	exchanges := c.sharing()
