@@ -79,7 +79,7 @@ func FuzzHeaderSize(f *testing.F) {
 	f.Add("", "", int64(-1), []byte(nil), math.NaN(), uint8(0))
 	f.Fuzz(func(t *testing.T, key, s string, n int64, b []byte, d float64, depth uint8) {
 		if len(key) > maxShortstr {
-			t.Skip()
+			return // no key of a table
 		}
 		var v any = driver.Headers{{Key: key, Value: s}, {Key: "n", Value: n}, {Key: key, Value: b}}
 		for range depth % 20 {

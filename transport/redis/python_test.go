@@ -215,10 +215,7 @@ func TestPythonBindsGoPublishes(tt *testing.T) {
 	t := newTester(tt)
 	p := startPython(t, "{}")
 	g := startGo(t)
-	rounds := 1000
-	if testing.Short() {
-		rounds = 100
-	}
+	const rounds = 1000
 	missed := 0
 	for i := range rounds {
 		key := fmt.Sprint("k", i)
