@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/gombu/gombu/driver"
 )
@@ -16,6 +17,7 @@ type reception struct {
 	sess     *session
 	rx       driver.Receiver
 	features driver.QueueFeatures
+	counts   counting
 	over     atomic.Bool     // nothing of it is to be started any more
 	ctx      context.Context // of its handlers
 	end      context.CancelCauseFunc
@@ -30,6 +32,8 @@ type reception struct {
 	line    []settling
 	running bool
 	flush   chan struct{} // closed when the settler ends; nil: it is not running
+	moves   []*Delivery   // on their way to the retry queue
+	moving  bool          // the mover runs
 }
 
 // A settling is a delivery on its way to be settled.
@@ -41,6 +45,24 @@ type settling struct {
 func (rec *reception) lost(cause error) {
 	rec.over.Store(true)
 	rec.end(cause)
+}
+
+// abandon is the end of a subscription that the broker or the network ended.
+func (rec *reception) abandon(err error) {
+	r := rec.src.run
+	rec.over.Store(true)
+	if !r.cfg.FinishLost {
+		rec.unhook()
+		rec.lost(&Error{Op: "consume", Entity: rec.src.queue, Kind: ErrLeaseLost, Err: err})
+	}
+	r.jobs.extract(rec)
+	r.held.extract(rec)
+	r.twins.extract(rec)
+	ctx, cancel := context.WithTimeout(r.life, time.Second)
+	defer cancel()
+	if err := rec.rx.Close(ctx); err != nil {
+		r.c.log.Debug("gombu: closing a lost subscription", "queue", rec.src.queue, "err", err)
+	}
 }
 
 func (rec *reception) took(n int) {

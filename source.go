@@ -2,7 +2,9 @@ package gombu
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,8 +22,9 @@ type source struct {
 	done   chan struct{}
 	before *source // of the same queue, cancelled and not done yet; nil: none
 
-	mu  sync.Mutex
-	rec *reception // of the subscription that stands
+	mu    sync.Mutex
+	rec   *reception // of the subscription that stands
+	retry *retrier   // nil: attempts are not counted in copies
 }
 
 func (r *run) add(queue string) {
@@ -71,6 +74,7 @@ func (r *run) setPrefetch(ctx context.Context, queue string, n int) error {
 	case s.resume <- struct{}{}:
 	default:
 	}
+	s.nudge()
 	s.mu.Lock()
 	rec := s.rec
 	s.mu.Unlock()
@@ -86,6 +90,7 @@ func (r *run) setPrefetch(ctx context.Context, queue string, n int) error {
 // loop subscribes, receives until that ends, and subscribes again.
 func (s *source) loop() {
 	defer close(s.done)
+	defer s.joinRetries()
 	if s.before != nil {
 		<-s.before.done // it gives back what is first in the queue
 		s.before = nil
@@ -149,12 +154,14 @@ func (s *source) config(sess *session) driver.ReceiverConfig {
 	return rc
 }
 
+// tagSuffix makes a consumer tag unique.
+func tagSuffix() string { return strings.ToLower(rand.Text()) }
+
 // enter makes rx the subscription that stands; it was opened with that prefetch.
 func (s *source) enter(sess *session, rx driver.Receiver, prefetch int) *reception {
-	rec := &reception{src: s, sess: sess, rx: rx, features: rx.Features()}
-	rec.ctx, rec.end = context.WithCancelCause(s.run.work)
-	if !s.run.cfg.FinishLost {
-		rec.unhook = context.AfterFunc(sess.ctx, func() { rec.lost(context.Cause(sess.ctx)) })
+	rec := s.reception(sess, rx)
+	if rec.counts = s.countingOf(sess, rx); rec.counts == countMoved {
+		s.watchRetries()
 	}
 	s.mu.Lock()
 	s.rec = rec
@@ -163,6 +170,15 @@ func (s *source) enter(sess *session, rx driver.Receiver, prefetch int) *recepti
 		_ = rx.SetPrefetch(s.ctx, n)
 	}
 	s.run.k.standing(s.queue, true)
+	return rec
+}
+
+func (s *source) reception(sess *session, rx driver.Receiver) *reception {
+	rec := &reception{src: s, sess: sess, rx: rx, features: rx.Features()}
+	rec.ctx, rec.end = context.WithCancelCause(s.run.work)
+	if !s.run.cfg.FinishLost {
+		rec.unhook = context.AfterFunc(sess.ctx, func() { rec.lost(context.Cause(sess.ctx)) })
+	}
 	return rec
 }
 
@@ -181,6 +197,7 @@ const slabSize = 16
 func (s *source) receive(rec *reception) error {
 	dst := make([]driver.Incoming, min(max(s.run.k.prefetch(s.queue), 1), 256))
 	var spare []Delivery // one allocation serves several messages
+	var ds []*Delivery
 	for {
 		n, err := rec.rx.Receive(s.ctx, dst)
 		if n > 0 {
@@ -189,14 +206,19 @@ func (s *source) receive(rec *reception) error {
 			}
 			slab := spare[:n:n]
 			spare = spare[n:]
+			rec.took(n)
+			ds = ds[:0]
 			for i := range slab {
 				slab[i].fill(&dst[i], rec)
 				dst[i] = driver.Incoming{}
+				if !s.run.twins.hold(&slab[i]) {
+					ds = append(ds, &slab[i])
+				}
 			}
-			rec.took(n)
-			if !s.run.jobs.push(slab) {
-				s.release(rec, slab)
+			if !s.run.jobs.push(ds) {
+				rec.settleAll(ds, driver.Release)
 			}
+			clear(ds)
 		}
 		if err != nil {
 			return err
@@ -207,29 +229,10 @@ func (s *source) receive(rec *reception) error {
 	}
 }
 
-func (s *source) release(rec *reception, slab []Delivery) {
-	ds := make([]*Delivery, len(slab))
-	for i := range slab {
-		ds[i] = &slab[i]
-	}
-	rec.settleAll(ds, driver.Release)
-}
-
 // lose ends a subscription that the broker or the network ended.
 func (s *source) lose(rec *reception, err error) {
-	r := s.run
-	rec.over.Store(true)
-	if !r.cfg.FinishLost {
-		rec.lost(&Error{Op: "consume", Entity: s.queue, Kind: ErrLeaseLost, Err: err})
-	}
-	r.jobs.extract(rec)
-	r.held.extract(rec)
-	r.c.log.Info("gombu: subscription ended; subscribing again", "queue", s.queue, "err", err)
-	ctx, cancel := context.WithTimeout(r.life, time.Second)
-	defer cancel()
-	if err := rec.rx.Close(ctx); err != nil {
-		r.c.log.Debug("gombu: closing a lost subscription", "queue", s.queue, "err", err)
-	}
+	s.run.c.log.Info("gombu: subscription ended; subscribing again", "queue", s.queue, "err", err)
+	rec.abandon(err)
 	if errors.Is(err, ErrNotFound) { // the session stands: do not spin while the queue is missing
 		_ = pause(s.ctx, (&RetryPolicy{NoJitter: true}).wait(1))
 	}
@@ -246,6 +249,7 @@ func (s *source) drain(rec *reception) {
 	cancel()
 	rec.settleAll(r.jobs.extract(rec), driver.Release)
 	rec.settleAll(r.held.extract(rec), driver.Requeue)
+	rec.settleAll(r.twins.extract(rec), driver.Release)
 	rec.wait(r.hands)
 	rec.flushed(r.life)
 	rec.over.Store(true)
