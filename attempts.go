@@ -86,13 +86,13 @@ func (r *run) admit(ctx context.Context, d *Delivery) bool {
 	return false
 }
 
-// beginTimeout bounds counting one start, and moving one message.
-const beginTimeout = 15 * time.Second
+// stepTimeout bounds counting one start, and moving one message.
+const stepTimeout = 15 * time.Second
 
 // count has the store count a start. Until that has worked d is held, as long
 // as its claim stands.
 func (r *run) count(ctx context.Context, d *Delivery) bool {
-	ctx, cancel := context.WithTimeout(ctx, beginTimeout)
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	start := []driver.Start{{Tag: d.tag, Attempt: d.Attempt}}
 	err := d.rec.rx.(driver.Counter).Begin(ctx, start)

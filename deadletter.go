@@ -59,7 +59,7 @@ func (r *run) bad(ctx context.Context, d *Delivery, err error) {
 func (r *run) bury(ctx context.Context, d *Delivery, why *death) {
 	d.dead = why
 	queue := r.deadQueue(d.Queue)
-	ctx, cancel := context.WithTimeout(ctx, beginTimeout)
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	err := r.transfer(ctx, d, queue, why)
 	switch {

@@ -45,17 +45,22 @@ func (rec *reception) forward(d *Delivery) {
 
 // mover moves what is to be moved, in batches, until there is nothing.
 func (rec *reception) mover() {
+	s := rec.src
 	for {
+		s.moving <- struct{}{}
 		rec.mu.Lock()
 		ds := rec.moves
 		rec.moves = nil
+		rec.moving = len(ds) > 0
+		rec.mu.Unlock()
+		if len(ds) > 0 {
+			rec.moveAll(ds)
+		}
+		<-s.moving
 		if len(ds) == 0 {
-			rec.moving = false
-			rec.mu.Unlock()
 			return
 		}
-		rec.mu.Unlock()
-		rec.moveAll(ds)
+		s.nudge()
 	}
 }
 
@@ -64,14 +69,16 @@ func (rec *reception) mover() {
 func (rec *reception) moveAll(ds []*Delivery) {
 	s, r := rec.src, rec.src.run
 	errs := rec.publishCopies(ds)
-	moved := false
+	acks := make(chan error, len(ds))
+	moved := 0
 	for i, d := range ds {
 		switch err := errs[i]; {
-		case err == nil:
-			r.settle(d, stAcked, driver.Ack, 0)
-			moved = true
 		case rec.over.Load():
 			d.drop()
+		case err == nil && d.claim(stAcked):
+			d.one[0] = driver.Settlement{Tag: d.tag}
+			rec.enqueue(settling{d, acks})
+			moved++
 		case s.ctx.Err() != nil:
 			r.requeue(d)
 		case refused(err):
@@ -84,8 +91,10 @@ func (rec *reception) moveAll(ds []*Delivery) {
 			r.hold(heldItem{d: d, then: rec.forward}, backOff(d.tries))
 		}
 	}
-	if moved {
-		s.nudge()
+	for range moved {
+		if err := <-acks; err != nil {
+			r.c.log.Warn("gombu: could not ack what was moved; it comes twice", "queue", s.queue, "err", err)
+		}
 	}
 }
 
@@ -109,7 +118,13 @@ func (s *source) uncounted(err error) {
 // publishCopies returns the outcome of each copy.
 func (rec *reception) publishCopies(ds []*Delivery) []error {
 	r, errs := rec.src.run, make([]error, len(ds))
-	ctx, cancel := context.WithTimeout(rec.src.ctx, beginTimeout)
+	if rec.src.ctx.Err() != nil {
+		for i := range errs {
+			errs[i] = ErrClosed
+		}
+		return errs
+	}
+	ctx, cancel := context.WithTimeout(r.life, stepTimeout) // not the source's: what is published must be acked
 	defer cancel()
 	defer context.AfterFunc(rec.sess.ctx, cancel)()
 	queue := retryPrefix + rec.src.queue
@@ -359,9 +374,16 @@ func (t *turn) pull() *Delivery {
 		t.taken <- taken{}
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, beginTimeout)
+	select {
+	case s.moving <- struct{}{}: // no copy is taken whose original is not acked
+	default:
+		t.taken <- taken{} // a nudge follows
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, stepTimeout)
 	n, err := rec.rx.Receive(ctx, in[:])
 	cancel()
+	<-s.moving
 	if n == 0 {
 		t.taken <- taken{err: err}
 		return nil

@@ -22,6 +22,8 @@ type source struct {
 	done   chan struct{}
 	before *source // of the same queue, cancelled and not done yet; nil: none
 
+	moving chan struct{} // cap 1: holds a token while copies are published or taken
+
 	mu    sync.Mutex
 	rec   *reception // of the subscription that stands
 	retry *retrier   // nil: attempts are not counted in copies
@@ -34,7 +36,7 @@ func (r *run) add(queue string) {
 	if before != nil && before.ctx.Err() == nil || !r.begun || r.intake.Err() != nil {
 		return
 	}
-	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), done: make(chan struct{}), before: before}
+	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), moving: make(chan struct{}, 1), done: make(chan struct{}), before: before}
 	s.ctx, s.stop = context.WithCancelCause(r.intake)
 	r.sources[queue] = s
 	r.aux.Go(s.loop)
