@@ -50,7 +50,7 @@ func (r *run) bad(ctx context.Context, d *Delivery, err error) {
 	case r.cfg.NoAck:
 		r.c.log.Error("gombu: an undecodable message is lost: NoAck leaves no claim to move", "queue", d.Queue, "err", err)
 	default:
-		r.bury(ctx, d, &death{undecodable, max(d.Attempt-1, 0), err})
+		r.bury(ctx, d, &death{undecodable, d.try - 1, err})
 	}
 }
 

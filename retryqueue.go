@@ -32,7 +32,7 @@ const (
 	emptyFirst, emptyMost     = time.Second, 15 * time.Second
 )
 
-// forward moves d to the retry queue, for its attempt d.Attempt.
+// forward moves d to the retry queue, for its attempt d.try.
 func (rec *reception) forward(d *Delivery) {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
@@ -75,16 +75,17 @@ func (rec *reception) moveAll(ds []*Delivery) {
 		switch err := errs[i]; {
 		case rec.over.Load():
 			d.drop()
-		case err == nil && d.claim(stAcked):
-			d.one[0] = driver.Settlement{Tag: d.tag}
-			rec.enqueue(settling{d, acks})
-			moved++
+		case err == nil:
+			if d.claim(stAcked) {
+				d.one[0] = driver.Settlement{Tag: d.tag}
+				rec.enqueue(settling{d, acks})
+				moved++
+			}
 		case s.ctx.Err() != nil:
 			r.requeue(d)
 		case refused(err):
 			s.uncounted(err)
-			d.Redelivered, d.counted = true, true
-			r.again(d)
+			r.rerun(d)
 		default:
 			r.c.log.Debug("gombu: could not move to the retry queue; will try again", "queue", s.queue, "err", err)
 			d.tries++
@@ -155,7 +156,7 @@ func (rec *reception) publishCopies(ds []*Delivery) []error {
 	return errs
 }
 
-// toRetry is the copy of d for its attempt d.Attempt.
+// toRetry is the copy of d for its attempt d.try.
 func (d *Delivery) toRetry(queue string) *Message {
 	origin := Headers{{Key: "exchange", Value: d.Exchange}, {Key: "key", Value: d.Key}}
 	if d.UserID != "" {
@@ -167,17 +168,18 @@ func (d *Delivery) toRetry(queue string) *Message {
 	if cc, ok := d.Headers.Lookup("CC"); ok {
 		origin = append(origin, Header{Key: "cc", Value: cc})
 	}
-	return d.copy(queue, d.Headers.With(headerTry, int64(d.Attempt)).With(headerOrigin, origin))
+	return d.copy(queue, d.Headers.With(headerTry, int64(d.try)).With(headerOrigin, origin))
 }
 
 // fromRetry makes d, a copy, look as its original did.
 func (d *Delivery) fromRetry() {
 	n, _ := d.Headers.Get(headerTry).(int64)
-	if d.Attempt = max(int(n), 2); d.Redelivered {
-		d.Attempt++ // that one was begun
+	if d.try = max(int(n), 2); d.Redelivered {
+		d.try++ // that one was begun
 	} else {
 		d.Redelivered, d.counted = true, true
 	}
+	d.Attempt = d.try
 	origin := table(d.Headers.Get(headerOrigin))
 	d.Headers = d.Headers.Without(headerTry).Without(headerOrigin).Without("x-delivery-count")
 	if len(d.Headers) == 0 {
@@ -392,7 +394,7 @@ func (t *turn) pull() *Delivery {
 	d := &Delivery{}
 	d.fill(&in[0], rec)
 	d.fromRetry()
-	t.taken <- taken{got: true, solo: d.Attempt > 2}
+	t.taken <- taken{got: true, solo: d.try > 2}
 	if r.twins.hold(d) {
 		close(t.ended)
 		return nil
