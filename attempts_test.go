@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gombu/gombu"
@@ -101,6 +102,12 @@ func consuming(t *testing.T, conn *gombu.Conn, cfg gombu.ConsumerConfig, h gombu
 	return k, stop
 }
 
+// pass lets d go by, and all that happens until then.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // transports that differ in where starts are counted.
 func counting(t *testing.T, test func(t *testing.T, conn *gombu.Conn)) {
 	t.Helper()
@@ -143,7 +150,7 @@ func TestBackOffDoublesUntilTheLastAttempt(t *testing.T) {
 			starts = append(starts, fmt.Sprint(d.Attempt, time.Since(begin).Round(time.Second)))
 			return errors.New("no")
 		})
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		want := "[1 0s 2 1s 3 3s 4 7s 5 15s 6 31s 7 1m3s 8 2m3s]"
 		if fmt.Sprint(starts) != want {
 			t.Errorf("attempts %v, want %s", starts, want)
@@ -176,7 +183,7 @@ func TestBackOffsHoldHalfThePrefetch(t *testing.T) {
 		if wait := (<-passed).Sub(begin); wait >= time.Second {
 			t.Errorf("the good message waited %v", wait)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		stop()
 		for id, starts := range n {
 			if starts != 5 {
@@ -199,7 +206,7 @@ func TestNoLimit(t *testing.T) {
 			starts.Add(1)
 			return errors.New("no")
 		})
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		stop()
 		if n := starts.Load(); n < 3*14 || n > 3*17 { // 0 1 3 7 15 31 63 123 183 … s
 			t.Errorf("%d starts in ten minutes", n)
@@ -230,7 +237,7 @@ func TestOneAttempt(t *testing.T) {
 			break
 		}
 		_, stop := consuming(t, conn, gombu.ConsumerConfig{MaxAttempts: 1}, h)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		stop()
 		slices.Sort(seen)
 		if fmt.Sprint(seen) != "[badtrue innocenttrue]" || ready(t, conn, "gombu.dead.q") != 1 {
@@ -251,7 +258,7 @@ func TestRetryIsAnAttempt(t *testing.T) {
 			n++
 			return gombu.Retry(time.Hour, errors.New("later"))
 		})
-		time.Sleep(24 * time.Hour)
+		pass(24 * time.Hour)
 		if n != 3 || last.Round(time.Minute) != 2*time.Hour || ready(t, conn, "gombu.dead.q") != 1 {
 			t.Errorf("%d starts, the last after %v, %d dead letters", n, last, ready(t, conn, "gombu.dead.q"))
 		}
@@ -268,7 +275,7 @@ func TestDeadLettersDoNotDieAgain(t *testing.T) {
 			n[d.Queue]++
 			return errors.New("no")
 		})
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		if n["q"] != 2 || n["my.dead"] < 10 || atMost(conn, "gombu.dead.q")+atMost(conn, "gombu.dead.my.dead") > 0 {
 			t.Errorf("starts %v", n)
 		}
@@ -283,14 +290,14 @@ func TestSecondDeath(t *testing.T) {
 			Expiration: time.Hour, Headers: gombu.Headers{{Key: "x-death", Value: []any{other}}, {Key: "x-first-death-reason", Value: "expired"}}}}))
 		_, stop := consuming(t, conn, gombu.ConsumerConfig{MaxAttempts: 1}, func(context.Context, *gombu.Delivery) error { return errors.New("no") })
 		begin := time.Now().UTC().Truncate(time.Second)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		var d *gombu.Delivery
 		consumeAll(t, conn, gombu.ConsumerConfig{Queues: []string{"gombu.dead.q"}}, 1, func(_ context.Context, got *gombu.Delivery) error { d = got; return nil })
 		if d.Expiration != 0 {
 			t.Errorf("a dead letter expires after %v", d.Expiration)
 		}
 		must(t, conn.Producer(nil).Publish(t.Context(), &gombu.Message{Queue: "q", Body: d.Body, Properties: d.Properties}))
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		stop()
 		consumeAll(t, conn, gombu.ConsumerConfig{Queues: []string{"gombu.dead.q"}}, 1, func(_ context.Context, got *gombu.Delivery) error { d = got; return nil })
 		deaths := d.Headers.Get("x-death").([]any)
@@ -327,14 +334,14 @@ func TestDeadLetterThatCannotMove(t *testing.T) {
 			}
 			return nil
 		})
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		f.mu.Lock()
 		if tries < 10 || tries > 16 || handled != 2 {
 			t.Errorf("%d tries in ten minutes, %d handled", tries, handled)
 		}
 		f.move = nil
 		f.mu.Unlock()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if ready(t, conn, "gombu.dead.q") != 1 || warnings != tries {
 			t.Errorf("%d dead letters, %d warnings of %d failures", ready(t, conn, "gombu.dead.q"), warnings, tries)
 		}
@@ -360,12 +367,12 @@ func TestBegin(t *testing.T) {
 					}
 					return nil
 				})
-				time.Sleep(10 * time.Second)
+				pass(10 * time.Second)
 				if fmt.Sprint(starts) != "[1]" {
 					t.Fatalf("starts %v", starts)
 				}
 				f.set(func() { f.begin = nil })
-				time.Sleep(10 * time.Second)
+				pass(10 * time.Second)
 				stop()
 				want, tries := "[1 2]", 5 // after 0, 1, 3, 7 and 15 s
 				if kind == driver.ErrLeaseLost {
@@ -428,11 +435,11 @@ func twin(t *testing.T, f *fake, conn *gombu.Conn, workers int, first error) {
 		}
 		return nil
 	})
-	time.Sleep(time.Second)
+	pass(time.Second)
 	f.cut()
-	time.Sleep(10 * time.Second)
+	pass(10 * time.Second)
 	f.cut() // twice
-	time.Sleep(5 * time.Minute)
+	pass(5 * time.Minute)
 	want := 1
 	if first != nil {
 		want = 2

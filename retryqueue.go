@@ -116,12 +116,26 @@ func (s *source) uncounted(err error) {
 	}
 }
 
+// movable says why nothing is to be published to the retry queue now.
+func (s *source) movable() error {
+	sess := s.run.c.publish.peek()
+	switch {
+	case s.ctx.Err() != nil:
+		return ErrClosed
+	case s.unreadable.Load():
+		return ErrDenied
+	case sess != nil && sess.blocked.Load():
+		return ErrBlocked
+	}
+	return nil
+}
+
 // publishCopies returns the outcome of each copy.
 func (rec *reception) publishCopies(ds []*Delivery) []error {
 	r, errs := rec.src.run, make([]error, len(ds))
-	if rec.src.ctx.Err() != nil {
+	if err := rec.src.movable(); err != nil {
 		for i := range errs {
-			errs[i] = ErrClosed
+			errs[i] = err
 		}
 		return errs
 	}
@@ -134,12 +148,6 @@ func (rec *reception) publishCopies(ds []*Delivery) []error {
 		ms[i] = d.toRetry(queue)
 	}
 	p := r.c.Producer(nil)
-	if s := r.c.publish.peek(); s != nil && s.blocked.Load() {
-		for i := range errs {
-			errs[i] = ErrBlocked
-		}
-		return errs
-	}
 	if p.PublishBatch(ctx, ms, errs) == nil || !slices.ContainsFunc(errs, missing) {
 		return errs
 	}
@@ -256,31 +264,32 @@ func (q *retrier) loop() {
 			}
 			rec.abandon(err)
 		}
-		if !errors.Is(err, ErrNotFound) {
-			s.run.c.log.Debug("gombu: retry queue", "queue", s.queue, "err", err)
-			_ = pause(s.ctx, (&RetryPolicy{}).wait(1))
+		if errors.Is(err, ErrDenied) { // what is put there would stay there
+			s.unreadable.Store(true)
+			s.uncounted(err)
+		}
+		s.run.c.log.Debug("gombu: looking for copies", "queue", s.queue, "err", err)
+		switch {
+		case !final(err):
+			_ = pause(s.ctx, (&RetryPolicy{}).wait(3))
+			fallthrough
+		case q.sleep(wait, sess):
 			wait = missingFirst
-		} else if q.sleep(wait, nil) {
-			wait = missingFirst
-		} else {
+		default:
 			wait = min(2*wait, missingMost)
 		}
 	}
 }
 
-// sleep waits d at most, and says whether it was woken. A nil session never ends.
+// sleep waits d at most, or for the session's end, and says whether it was woken.
 func (q *retrier) sleep(d time.Duration, sess *session) bool {
-	var over <-chan struct{}
-	if sess != nil {
-		over = sess.Done()
-	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-q.wake:
 		return true
 	case <-t.C:
-	case <-over:
+	case <-sess.Done():
 	case <-q.src.ctx.Done():
 	}
 	return false
@@ -386,6 +395,9 @@ func (t *turn) pull() *Delivery {
 	n, err := rec.rx.Receive(ctx, in[:])
 	cancel()
 	<-s.moving
+	if err == nil {
+		s.unreadable.Store(false)
+	}
 	if n == 0 {
 		t.taken <- taken{err: err}
 		return nil

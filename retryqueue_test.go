@@ -74,7 +74,7 @@ func TestCopyLooksAsItsOriginal(t *testing.T) {
 // A broker that takes no copies keeps its consumers: what came back is run with
 // its attempts uncounted, and that is said once.
 func TestRefusedCopies(t *testing.T) {
-	for what, err := range map[string]error{"full": driver.ErrRefused, "denied": driver.ErrDenied, "alarm": nil} {
+	for what, err := range map[string]error{"full": driver.ErrRefused, "denied": driver.ErrDenied, "alarm": nil, "unreadable": nil} {
 		t.Run(what, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				var warned atomic.Int64
@@ -92,10 +92,12 @@ func TestRefusedCopies(t *testing.T) {
 					}
 				})
 				must(t, declare(t.Context(), conn, "gombu.retry.q"))
-				if err == nil {
+				if what == "alarm" {
 					f.event(driver.Event{Kind: driver.Blocked})
 				}
-				redelivered(f, "a", "b", "bad")
+				if what == "unreadable" {
+					f.set(func() { f.pull = &driver.Error{Kind: driver.ErrDenied} })
+				}
 				n, last := map[string]int{}, 0
 				_, stop := consuming(t, conn, gombu.ConsumerConfig{}, func(_ context.Context, d *gombu.Delivery) error {
 					if n[d.MessageID]++; d.MessageID == "bad" {
@@ -104,15 +106,17 @@ func TestRefusedCopies(t *testing.T) {
 					}
 					return nil
 				})
+				pass(time.Second) // the retry queue was looked at
+				redelivered(f, "a", "b", "bad")
 				within(t, 2*time.Second, func() {
 					for f.count("q") > 0 {
-						time.Sleep(100 * time.Millisecond)
+						pass(100 * time.Millisecond)
 					}
 				})
-				time.Sleep(time.Minute)
-				if err == nil {
+				pass(time.Minute)
+				if what == "alarm" {
 					f.event(driver.Event{Kind: driver.Unblocked})
-					time.Sleep(2 * time.Minute)
+					pass(2 * time.Minute)
 				}
 				stop()
 				if n["a"] != 1 || n["b"] != 1 || last != 5 || f.count("gombu.dead.q") != 1 || warned.Load() != 1 {
@@ -138,12 +142,12 @@ func TestCopiesThatMustWait(t *testing.T) {
 			n.Add(1)
 			return nil
 		})
-		time.Sleep(5 * time.Minute)
+		pass(5 * time.Minute)
 		if n.Load() != 0 {
 			t.Errorf("%d starts", n.Load())
 		}
 		f.set(func() { f.unsent = false })
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		stop()
 		if n.Load() != 2 || f.count("q")+f.count("gombu.retry.q") != 0 {
 			t.Errorf("%d starts, %d left", n.Load(), f.count("q")+f.count("gombu.retry.q"))
@@ -180,34 +184,34 @@ func TestRetryQueueFollowsItsQueue(t *testing.T) {
 			}
 			seen = nil
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		want("left by another process q 3")
 		must(t, k.SetPrefetch(t.Context(), "q", 0))
-		time.Sleep(time.Second)
+		pass(time.Second)
 		leave("paused")
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		want()
 		must(t, k.SetPrefetch(t.Context(), "q", 10))
-		time.Sleep(time.Second)
+		pass(time.Second)
 		want("paused q 3")
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		leave("idle")
-		time.Sleep(15 * time.Second) // how often it is looked at, at least
+		pass(15 * time.Second) // how often it is looked at, at least
 		want("idle q 3")
 		must(t, k.Cancel(t.Context(), "q"))
 		leave("cancelled")
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		want()
 		must(t, k.Add(t.Context(), "q"))
-		time.Sleep(time.Second)
+		pass(time.Second)
 		want("cancelled q 3")
 		f.cut()
 		leave("after a lost session")
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		want("after a lost session q 3")
 		stop()
 		leave("stopped")
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		want()
 		if f.count("gombu.retry.q") != 1 {
 			t.Errorf("%d copies", f.count("gombu.retry.q"))
@@ -221,8 +225,10 @@ func TestRetryQueueOfAnotherProcess(t *testing.T) {
 		f, conn := withoutCounts(t, nil)
 		done := make(chan struct{}, 1)
 		consuming(t, conn, gombu.ConsumerConfig{}, func(context.Context, *gombu.Delivery) error { done <- struct{}{}; return nil })
-		time.Sleep(24 * time.Hour)
+		pass(24 * time.Hour)
+		f.mu.Lock()
 		opened := len(f.receivers)
+		f.mu.Unlock()
 		if opened < 24*15 || opened > 24*15+10 {
 			t.Errorf("looked %d times in a day", opened)
 		}
@@ -251,7 +257,7 @@ func TestNoRetryQueue(t *testing.T) {
 					attempts = append(attempts, d.Attempt)
 					return errors.New("no")
 				})
-				time.Sleep(20 * time.Second)
+				pass(20 * time.Second)
 				stop()
 				want := map[string]string{"NoAck": "[1]"}[what]
 				if want == "" {
