@@ -23,7 +23,8 @@ type Delivery struct {
 	ConsumerTag string
 	// Redelivered: it was delivered before, here or elsewhere.
 	Redelivered bool
-	// Attempt is the number of handler starts known so far, this one included; 0: unknown.
+	// Attempt is the number of handler starts known so far, this one included; what
+	// came back without a count is taken as started once. 0: unknown.
 	Attempt int
 	// Properties as they came.
 	Properties
@@ -121,8 +122,8 @@ func (d *Delivery) Bytes() ([]byte, error) {
 
 // Decode decodes the body into v, a pointer, by its content type. The content
 // type is checked against the accept list before anything is decoded. The error
-// is ErrUndecodable; returned from a handler it parks the message instead of
-// retrying it.
+// is ErrUndecodable; returned from a handler it makes the message a dead
+// letter instead of retrying it.
 func (d *Delivery) Decode(v any) error {
 	if err := d.check(); err != nil {
 		return err
