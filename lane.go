@@ -144,13 +144,13 @@ func (l *lane) await(ctx context.Context, k *call) error {
 	case sent:
 		k.state = left
 	}
-	entity := target(&k.out)
+	entity, known := target(&k.out), k.unsent()
 	l.mu.Unlock()
 	switch state {
 	case waiting:
 		k.p.end()
 		<-l.room
-		return l.awaited().withLast(ended(ctx, "publish", entity, l.why(ErrNotSent)...))
+		return l.awaited().withLast(ended(ctx, "publish", entity, l.why(known)...))
 	case sent:
 		return ended(ctx, "publish", entity, l.why(ErrUncertain)...)
 	}
@@ -309,6 +309,7 @@ func (l *lane) answer(k *call, err error) {
 	delete(l.flight, k.out.Seq)
 	late := k.state == left
 	k.state = over
+	err = k.outcome(err)
 	l.mu.Unlock()
 	k.p.end()
 	<-l.room
@@ -380,6 +381,7 @@ func (l *lane) settleOpen(open []*call) {
 			l.answer(k, k.err)
 			continue
 		}
+		k.maybe = k.maybe || uncertain
 		again = append(again, k)
 	}
 	l.putBack(again, nil)
