@@ -29,6 +29,7 @@ const pageSize = 1 << 12
 // producer holds the records of one producer, in pages made on demand.
 type producer struct {
 	pages map[int]*[pageSize]record
+	next  int // 1 + the highest message sent so far
 	top   int // 1 + the highest message handled so far
 }
 
@@ -94,8 +95,9 @@ func (l *Ledger) ticks(at int64) uint32 {
 }
 
 func (l *Ledger) sent(id ID) {
-	l.update(id, func(r *record, _ *producer) {
+	l.update(id, func(r *record, p *producer) {
 		r.flags |= sent
+		p.next = max(p.next, id.Seq+1)
 		if r.outcome < Uncertain { // a repeat of what did not arrive: all is open again
 			r.outcome = Unanswered
 		}

@@ -116,6 +116,17 @@ func (l *Ledger) Progress() (sent, handled, due int) {
 	return l.counts.sent, l.counts.handled, l.counts.lost
 }
 
+// Next is the number that follows a producer's highest one sent so far, for
+// whoever takes its place.
+func (l *Ledger) Next(producer int) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := l.producers[producer]; p != nil {
+		return p.next
+	}
+	return 0
+}
+
 // NothingDue returns a channel that is closed as soon as everything confirmed
 // was handled: at once when that is so.
 func (l *Ledger) NothingDue() <-chan struct{} {

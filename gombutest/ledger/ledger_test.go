@@ -82,6 +82,8 @@ func TestAccount(t *testing.T) {
 	handle(ID{0, -1})      // and another
 	l.Removed(ID{0, 3})    // so only 2 is lost
 	l.Started(ID{0, 7}, 4) // begun, not done
+	want(t, "next", l.Next(0), 8)
+	want(t, "next of nobody", l.Next(7), 0)
 	r := l.Report()
 	for _, c := range []struct {
 		what      string
