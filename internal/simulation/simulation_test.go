@@ -4,7 +4,6 @@ import (
 	"flag"
 	"fmt"
 	"runtime"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -53,7 +52,7 @@ func each(t *testing.T, n int, b bug) (seed uint64, wrong []string) {
 
 func TestNothingIsLost(t *testing.T) {
 	if seed, wrong := each(t, *seeds, none); seed != 0 {
-		t.Fatalf("seed %d:\n%s\nrepeat with: go test ./internal/simulation -run TestNothingIsLost -args -seed %d -seeds 1", seed, strings.Join(wrong, "\n"), seed)
+		t.Fatal(said(seed, wrong))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gombu/gombu"
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/gombutest/ledger"
 	"github.com/gombu/gombu/virtual"
 )
 
@@ -22,11 +23,12 @@ type world struct {
 	bug    bug
 	plan   plan
 	server *server
-	book   book
+	ledger *ledger.Ledger
 	log    *slog.Logger
 
 	mu    sync.Mutex
-	procs []*process // consumers
+	procs []*process // consumers, then producers; nil: there is none now
+	wrong []string
 }
 
 // A plan is what a seed decides before anything runs.
@@ -59,6 +61,7 @@ type process struct {
 	conn *gombu.Conn
 	stop context.CancelFunc
 	over chan error // of Run; nil: a producer
+	seen *ledger.Source
 }
 
 func (w *world) dead(p *process) bool {
@@ -122,7 +125,7 @@ func (w *world) topology() gombu.Topology {
 func (w *world) consumer(ctx context.Context, n int) *process {
 	p := w.start(fmt.Sprint("consumer-", n), w.seed*1000+uint64(n))
 	ctx, p.stop = context.WithCancel(ctx)
-	p.over = make(chan error, 1)
+	p.over, p.seen = make(chan error, 1), w.ledger.Source(p.name)
 	topo := w.topology()
 	cfg := gombu.ConsumerConfig{Queues: w.plan.queues, Declare: &topo, Prefetch: w.plan.prefetch, Workers: w.plan.workers}
 	go func() {
@@ -138,12 +141,11 @@ func (w *world) handle(ctx context.Context, p *process, d *gombu.Delivery) error
 	if w.dead(p) { // what a killed process does is not done
 		return errFailed
 	}
-	id, err := gombu.Decode[string](d)
+	id, err := w.idOf(d)
 	if err != nil {
 		return err
 	}
-	id += "@" + d.Queue
-	w.book.started(id, p.name, d.Attempt)
+	p.seen.Started(id, d.Attempt)
 	if w.bug == ackFirst {
 		_ = d.Ack(ctx)
 	}
@@ -167,12 +169,12 @@ func (w *world) handle(ctx context.Context, p *process, d *gombu.Delivery) error
 	case fails && w.bug != ackFirst:
 		return errFailed
 	}
-	w.book.handled(id)
+	p.seen.Handled(id)
 	if !w.plan.acks {
 		return nil
 	}
-	if err := d.Ack(ctx); err == nil && !w.dead(p) {
-		w.book.acked(id)
+	if err := d.Ack(ctx); !w.dead(p) {
+		p.seen.Settled(id, err)
 	}
 	return nil
 }
@@ -191,8 +193,7 @@ func (w *world) produce(ctx context.Context, n int) {
 	rng := rand.New(rand.NewPCG(w.seed, uint64(n)))
 	var wg sync.WaitGroup
 	for i := range w.plan.messages {
-		id := fmt.Sprintf("%d.%04d", n, i)
-		m := &gombu.Message{Value: id}
+		m := &gombu.Message{Value: [2]int{n, i}}
 		var to []string
 		if rng.IntN(4) == 0 {
 			m.Exchange, m.Mandatory, to = "all", gombu.MandatoryOn, w.plan.queues
@@ -200,14 +201,23 @@ func (w *world) produce(ctx context.Context, n int) {
 			m.Queue = w.plan.queues[rng.IntN(len(w.plan.queues))]
 			to = []string{m.Queue}
 		}
+		ids := w.copies(n, i, to)
+		for _, id := range ids {
+			w.ledger.Sent(id)
+		}
 		timeout := time.Duration(1+rng.IntN(20)) * time.Second
 		pctx, cancel := context.WithTimeout(ctx, timeout)
 		began := time.Now()
 		done := func(err error) {
 			cancel()
-			w.book.published(id, to, err, w.dead(p))
+			for _, id := range ids {
+				w.ledger.Outcome(id, err)
+			}
 			if took := time.Since(began); took > timeout+100*time.Millisecond {
-				w.book.complain("publish of %s took %v, its deadline was %v", id, took, timeout)
+				w.complain("publish of %v took %v, its deadline was %v", ids, took, timeout)
+			}
+			if err != nil && !errors.Is(err, gombu.ErrUncertain) && !errors.Is(err, gombu.ErrNotSent) {
+				w.complain("publish of %v says not what is known: %v", ids, err)
 			}
 		}
 		if rng.IntN(3) > 0 {
@@ -250,6 +260,8 @@ func (w *world) harm(ctx context.Context) {
 			if p == nil || ends && f.whom >= w.plan.consumers {
 				return
 			}
+			mark := w.ledger.Mark(f.kind + " " + p.name)
+			defer mark.Over()
 			switch f.kind {
 			case "cut":
 				p.w.cut("cut")
@@ -271,8 +283,9 @@ func (w *world) harm(ctx context.Context) {
 					p.w.kill()
 				}
 				p.stop()
+				p.seen.Gone()
 				if err := <-p.over; err != nil && f.kind == "stop" && !errors.Is(err, gombu.ErrAbandoned) {
-					w.book.complain("%s: Run returned %v", p.name, err)
+					w.complain("%s: Run returned %v", p.name, err)
 				}
 				_ = p.conn.Close()
 				sleep(ctx, f.last/10)
@@ -295,12 +308,26 @@ func (w *world) everybody(f func(*process)) {
 	}
 }
 
+// probe publishes until every consumer has had something since the last fault,
+// for some minutes.
+func (w *world) probe(ctx context.Context) {
+	p := w.start("probe", w.seed*1000+999)
+	defer func() { _ = p.conn.Close() }()
+	out := p.conn.Producer(nil)
+	for n := 0; n < 1000 && len(w.ledger.Report().Silent) > 0; n++ {
+		q := w.plan.queues[n%len(w.plan.queues)]
+		id := w.copies(w.plan.producers, n, []string{q})[0]
+		w.ledger.Sent(id)
+		w.ledger.Outcome(id, out.Publish(ctx, &gombu.Message{Queue: q, Value: [2]int{w.plan.producers, n}}))
+		sleep(ctx, w.plan.quick)
+	}
+	w.settled()
+}
+
 // run lets a world live and judges it. It must be called in a bubble.
 func run(ctx context.Context, seed uint64, b bug, loud bool) []string {
 	rng := rand.New(rand.NewPCG(seed, 0))
-	w := &world{seed: seed, rng: rng, bug: b, plan: newPlan(rng), server: newServer(b), log: slog.New(slog.DiscardHandler)}
-	w.book.init()
-	w.book.resend = w.plan.resend
+	w := &world{seed: seed, rng: rng, bug: b, plan: newPlan(rng), server: newServer(b), ledger: ledger.New(), log: slog.New(slog.DiscardHandler)}
 	if loud {
 		w.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		w.log.Info("plan", "seed", seed, "plan", fmt.Sprintf("%+v", w.plan))
@@ -315,18 +342,17 @@ func run(ctx context.Context, seed uint64, b bug, loud bool) []string {
 	}
 	wg.Go(func() { w.harm(ctx) })
 	wg.Wait()
-	for end := time.Now().Add(time.Hour); time.Now().Before(end) && len(w.book.missing()) > 0; {
-		sleep(ctx, time.Second)
-	}
+	w.settled()
+	w.probe(ctx)
 	sleep(ctx, 3*lease) // what should not come would come now
 	for _, p := range w.procs[:w.plan.consumers] {
 		p.stop()
 		began := time.Now()
 		if err := <-p.over; err != nil && !errors.Is(err, gombu.ErrAbandoned) {
-			w.book.complain("%s: Run returned %v", p.name, err)
+			w.complain("%s: Run returned %v", p.name, err)
 		}
 		if took := time.Since(began); took > 6*time.Second {
-			w.book.complain("%s stopped after %v", p.name, took)
+			w.complain("%s stopped after %v", p.name, took)
 		}
 		_ = p.conn.Close()
 	}
