@@ -35,7 +35,7 @@ type producer struct {
 
 // counts are kept as records change, so that a report reads no record.
 type counts struct {
-	sent, handled, lost, duplicated, repeats, again, ghosts, strangers, removed int
+	sent, handled, acked, lost, duplicated, repeats, again, ghosts, strangers, removed int
 	outcomes                                                                    [Confirmed + 1]int
 	outOfOrder, starts, restarts, unsettled, attempts                           int
 }
@@ -54,6 +54,7 @@ func (c *counts) count(r *record, n int) {
 	add(isSent && r.outcome == Confirmed && r.handled == 0 && r.flags&removed == 0, &c.lost)
 	add(r.handled > 1, &c.duplicated)
 	c.repeats += n * max(int(r.handled)-1, 0)
+	add(r.flags&acked != 0, &c.acked)
 	add(r.flags&again != 0, &c.again)
 	add(r.handled > 0 && (r.outcome == NotSent || r.outcome == Refused), &c.ghosts)
 	add(r.handled > 0 && !isSent, &c.strangers)

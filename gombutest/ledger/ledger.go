@@ -153,7 +153,7 @@ func (l *Ledger) wake() {
 type Source struct {
 	l       *Ledger
 	name    string
-	consume bool     // it has started handlers
+	consume bool     // it has started handlers, or is expected to
 	gone    bool     // nothing is expected from it any more
 	waiting []*Fault // which it has not come back from
 }
@@ -165,6 +165,14 @@ func (l *Ledger) Source(name string) *Source {
 	defer l.mu.Unlock()
 	l.sources = append(l.sources, s)
 	return s
+}
+
+// Expect says that the source consumes: it is missed after a fault though it may
+// not have started a handler yet.
+func (s *Source) Expect() {
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	s.consume = true
 }
 
 // Gone says that the source was ended on purpose, so that it is not missed.

@@ -17,6 +17,7 @@ type Report struct {
 	Refused    int `json:"refused"`
 	Unanswered int `json:"unanswered"` // their producer was killed before it knew
 	Handled    int `json:"handled"`    // at least once
+	Acked      int `json:"acked"`      // with success, as far as was told
 
 	Lost       int  `json:"lost"`            // confirmed, not handled, not removed
 	LostIDs    []ID `json:"lost_ids"`        // the first of them, at most 20
@@ -63,7 +64,7 @@ func (l *Ledger) Report() Report {
 	at, c := now(), &l.counts
 	r := Report{
 		Sent: c.sent, Confirmed: c.outcomes[Confirmed], Uncertain: c.outcomes[Uncertain], NotSent: c.outcomes[NotSent],
-		Refused: c.outcomes[Refused], Unanswered: c.outcomes[Unanswered], Handled: c.handled,
+		Refused: c.outcomes[Refused], Unanswered: c.outcomes[Unanswered], Handled: c.handled, Acked: c.acked,
 		Lost: c.lost, Duplicated: c.duplicated, Repeats: c.repeats, AckedAgain: c.again, Ghosts: c.ghosts,
 		Strangers: c.strangers, OutOfOrder: c.outOfOrder, Removed: c.removed,
 		Starts: c.starts, Restarts: c.restarts, Attempts: c.attempts, Unsettled: c.unsettled,

@@ -127,8 +127,8 @@ func (p *Proxy) Cut() int {
 }
 
 // HalfClose tells the clients that the servers have closed, and the servers
-// nothing: to them the links stand, and carry nothing, until Cut. It says how
-// many links there were.
+// nothing: to them the links stand, and carry nothing, until Cut or CutHalved. It
+// says how many links there were.
 func (p *Proxy) HalfClose() int {
 	all := p.all()
 	for _, k := range all {
@@ -138,6 +138,20 @@ func (p *Proxy) HalfClose() int {
 		_ = k.client.(*net.TCPConn).CloseWrite() // of a link that is gone already: as well
 	}
 	return len(all)
+}
+
+// CutHalved cuts what HalfClose left standing, and says how many links that were.
+func (p *Proxy) CutHalved() (n int) {
+	for _, k := range p.all() {
+		p.mu.Lock()
+		halved := k.halved
+		p.mu.Unlock()
+		if halved {
+			k.end()
+			n++
+		}
+	}
+	return n
 }
 
 // Inject writes to the clients as if the servers had, and says how many got it.

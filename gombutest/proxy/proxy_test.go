@@ -154,7 +154,10 @@ func TestHalfClose(t *testing.T) {
 		t.Error("the server was told")
 	case <-time.After(quiet):
 	}
-	if n := p.Cut(); n != 1 {
+	if err := say(t, dial(), "anew", soon); err != nil {
+		t.Error(err)
+	}
+	if n := p.CutHalved(); n != 1 {
 		t.Errorf("cut %d links", n)
 	}
 	<-ended
