@@ -58,7 +58,12 @@ func (s *store) failed(op, entity string, unknown, err error) error {
 	}
 	kind := unknown
 	if re, ok := rueidis.IsRedisErr(err); ok {
-		kind = redisKind(re)
+		if kind = redisKind(re); errorCode(re) == "READONLY" { // no master any more; it did nothing
+			s.lost(err)
+			if unknown == driver.ErrUncertain {
+				kind = driver.ErrNotSent
+			}
+		}
 	} else if over := s.Err(); over != nil {
 		err = over
 	}

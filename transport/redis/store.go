@@ -43,6 +43,7 @@ type store struct {
 	queues  map[string]declared // what this session created
 	bound   map[string]struct{} // exchanges whose bindings this session has seen
 	warned  map[string]bool
+	keepers map[*keeper]struct{}
 }
 
 // declared is what Create was told of a queue.
@@ -90,12 +91,15 @@ func (s *store) end(err error) {
 		s.cancel(err)
 		s.link.hangUp()
 		s.fanout.hangUp()
+		for _, k := range s.openKeepers() {
+			k.link.hangUp()
+		}
 	}
 }
 
 // lost ends the session because its connection broke.
 func (s *store) lost(err error) {
-	s.end(&driver.Error{Op: "session", Transport: Scheme, Entity: s.cfg.Addr, Kind: driver.ErrUnavailable, Err: err})
+	s.end(&driver.Error{Op: "session", Transport: Scheme, Entity: s.link.addr, Kind: driver.ErrUnavailable, Err: err})
 }
 
 // fenced ends the session because another process has taken its claims over.
