@@ -21,7 +21,8 @@ func relay(t testing.TB, l net.Listener, backend string) {
 	})
 }
 
-// relayBy has pass carry what goes between them; it closes both.
+// relayBy has pass carry what goes between them; it closes both. No
+// backend: there is only front.
 func relayBy(t testing.TB, l net.Listener, backend string, pass func(front, back net.Conn)) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -41,13 +42,15 @@ func relayBy(t testing.TB, l net.Listener, backend string, pass func(front, back
 			if err != nil {
 				return
 			}
-			back, err := net.Dial("tcp", backend)
-			if err != nil {
-				front.Close()
-				continue
+			var back net.Conn
+			if backend != "" {
+				if back, err = net.Dial("tcp", backend); err != nil {
+					front.Close()
+					continue
+				}
+				keep(back)
 			}
 			keep(front)
-			keep(back)
 			wg.Go(func() { pass(front, back) })
 		}
 	})
@@ -60,6 +63,22 @@ func relayBy(t testing.TB, l net.Listener, backend string, pass func(front, back
 		}
 		mu.Unlock()
 		wg.Wait()
+	})
+}
+
+// serve answers every command by itself.
+func serve(t testing.TB, l net.Listener, answer func(args []string) string) {
+	relayBy(t, l, "", func(front, _ net.Conn) {
+		defer front.Close()
+		for r := bufio.NewReader(front); ; {
+			args, _, err := readCommand(r)
+			if err != nil {
+				return
+			}
+			if _, err := io.WriteString(front, answer(args)); err != nil {
+				return
+			}
+		}
 	})
 }
 
