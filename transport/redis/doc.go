@@ -34,7 +34,10 @@
 //	delivery            LMOVE into a list of the owner's, gombu:own:<owner>:<list>
 //	ack                 the position is marked, settled ends are trimmed (settle.lua)
 //	requeue             back to the head of the same list, several in their old
-//	                    order, counted as the envelope's first member "gombu-try"
+//	                    order
+//	handler starts      counted by Begin in the envelope's first member,
+//	                    "gombu-try"; what comes back and may have been started
+//	                    counts as started once
 //	reject              dropped, as Kombu does
 //	claim of Python's   an entry of unacked; restored after the visibility timeout
 //	x-expires           PEXPIRE of the queue's lists at each publish and claim

@@ -74,3 +74,12 @@ func (s *store) failed(op, entity string, unknown, err error) error {
 func ended(ctx context.Context, op string, kind error) error {
 	return &driver.Error{Op: op, Transport: Scheme, Kind: kind, Err: context.Cause(ctx)}
 }
+
+// notOurs is the error of a claim that this session has no more, or never had.
+func (s *store) notOurs(op, why string) error {
+	err := s.Err()
+	if err == nil {
+		err = errors.New(why)
+	}
+	return &driver.Error{Op: op, Transport: Scheme, Kind: driver.ErrLeaseLost, Err: err}
+}

@@ -56,6 +56,7 @@ var (
 	_ virtual.Router      = (*store)(nil)
 	_ virtual.Broadcaster = (*store)(nil)
 	_ virtual.Lister      = (*store)(nil)
+	_ driver.Counter      = (*store)(nil)
 )
 
 // Info says what Redis lists can do.
@@ -64,7 +65,7 @@ func (s *store) Info() virtual.Info { return info }
 var info = virtual.Info{
 	Bytes:  true,
 	Atomic: true,
-	Queue:  driver.QueueFeatures{Requeue: true, Priority: true, Ordered: true, Durable: true},
+	Queue:  driver.QueueFeatures{Requeue: true, Priority: true, Ordered: true, Durable: true, Counts: driver.CountStarts},
 }
 
 // Done is closed when the session is over.
