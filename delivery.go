@@ -37,6 +37,12 @@ type Delivery struct {
 	tag   driver.Tag
 	state atomic.Uint32
 	one   [1]driver.Settlement // so that settling in place allocates nothing
+
+	counted bool   // the start to come is counted, or cannot be
+	done    bool   // its handler has done with it, whatever became of the claim
+	tries   int    // what failed about it besides its handler
+	dead    *death // it is on its way to the dead-letter queue
+	turn    *turn  // it is no message yet, but the next one of the retry queue
 }
 
 const (
@@ -60,12 +66,22 @@ func (d *Delivery) LogValue() slog.Value { return slog.StringValue(d.String()) }
 // fill makes d the delivery of in.
 func (d *Delivery) fill(in *driver.Incoming, rec *reception) {
 	d.Queue, d.Exchange, d.Key, d.ConsumerTag = rec.src.queue, in.Exchange, in.Key, in.ConsumerTag
-	d.Redelivered, d.Attempt = in.Redelivered, in.Attempt
+	d.Redelivered = in.Redelivered
 	d.Properties, d.Body, d.fault = in.Props, in.Body, in.DecodeErr
 	if in.Raw != nil {
 		d.Body = in.Raw
 	}
 	d.rec, d.tag = rec, in.Tag
+	switch {
+	case !in.Redelivered:
+		d.Attempt = max(in.Attempt, 1)
+	case rec.counts == countHere: // somewhere else it may have been started, or not
+		d.Attempt = 0
+	case rec.counts == countMoved:
+		d.Attempt = 2 // what a broker counts is deliveries
+	default:
+		d.Attempt = max(in.Attempt, 1)
+	}
 }
 
 // Bytes is the body, decompressed. It fails with ErrUndecodable, also when the
