@@ -49,11 +49,18 @@ func (w *world) judge() []string {
 	if !w.plan.resend { // else a second copy may come after the first was acked
 		say(r.AckedAgain, "were acked and then started again")
 	}
+	for id, n := range w.starts {
+		if n > w.plan.attempts && !w.plan.resend {
+			wrong = append(wrong, fmt.Sprintf("%v was started %d times, of %d", id, n, w.plan.attempts))
+		}
+	}
 	if w.plan.ordered() {
 		say(r.OutOfOrder, "were out of order")
 	}
 	if len(w.plan.faults) == 0 {
-		say(r.Restarts, "were started again on a day without faults")
+		if w.plan.failing == 0 {
+			say(r.Restarts, "were started again on a day without faults")
+		}
 		say(r.Sent-r.Confirmed, "were not confirmed on a day without faults")
 		say(r.Unsettled, "were not settled on a day without faults")
 	}

@@ -24,6 +24,7 @@ const (
 	earlyConfirm    bug = "a push is confirmed before it is kept"
 	tailRequeue     bug = "what comes back goes behind the others"
 	deafClaim       bug = "a claim whose answer was lost is kept"
+	uncounted       bug = "a start is not counted"
 	notSentSaid     bug = "a lost answer is called not sent"
 )
 
@@ -124,9 +125,8 @@ func (s *server) bury(id string) {
 func (s *server) back(id uint64, started bool) {
 	c := s.claims[id]
 	delete(s.claims, id)
-	c.it.again = true
 	if started {
-		c.it.starts = max(1, c.it.starts)
+		c.it.again, c.it.starts = true, max(1, c.it.starts)
 	}
 	q := s.queues[c.queue]
 	if s.bug == tailRequeue {
@@ -139,9 +139,16 @@ func (s *server) back(id uint64, started bool) {
 	s.ring()
 }
 
+func (s *server) has(queue string) error {
+	if _, ok := s.queues[queue]; !ok {
+		return &driver.Error{Op: "push", Transport: "sim", Entity: queue, Kind: driver.ErrNotFound}
+	}
+	return nil
+}
+
 func (s *server) push(it *virtual.Item) error {
-	if _, ok := s.queues[it.Queue]; !ok {
-		return &driver.Error{Op: "push", Transport: "sim", Entity: it.Queue, Kind: driver.ErrNotFound}
+	if err := s.has(it.Queue); err != nil {
+		return err
 	}
 	s.seq++
 	s.queues[it.Queue] = append(s.queues[it.Queue], &item{seq: s.seq, raw: slices.Clone(it.Raw), at: time.Now()})

@@ -384,11 +384,14 @@ func (o *session) settle(st *virtual.Settlement) error {
 		o.s.queues[st.Verbatim] = append(o.s.queues[st.Verbatim], c.it)
 		o.s.ring()
 	}
-	delete(o.s.claims, c.id)
-	for j := range st.Put {
-		if err := o.s.push(&st.Put[j]); err != nil {
+	for j := range st.Put { // one step: all or nothing
+		if err := o.s.has(st.Put[j].Queue); err != nil {
 			return err
 		}
+	}
+	delete(o.s.claims, c.id)
+	for j := range st.Put {
+		_ = o.s.push(&st.Put[j])
 	}
 	return nil
 }
@@ -402,7 +405,9 @@ func (o *session) Begin(ctx context.Context, starts []driver.Start) error {
 				starts[i].Err = errLost
 				continue
 			}
-			c.it.starts = starts[i].Attempt
+			if o.s.bug != uncounted {
+				c.it.starts = starts[i].Attempt
+			}
 		}
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,9 +27,10 @@ type world struct {
 	ledger *ledger.Ledger
 	log    *slog.Logger
 
-	mu    sync.Mutex
-	procs []*process // consumers, then producers; nil: there is none now
-	wrong []string
+	mu     sync.Mutex
+	starts map[ledger.ID]int
+	procs  []*process // consumers, then producers; nil: there is none now
+	wrong  []string
 }
 
 // A plan is what a seed decides before anything runs.
@@ -43,6 +45,7 @@ type plan struct {
 	quick     time.Duration // of a handler, at most
 	long      int           // one handler in so many runs longer than a lease; 0: none
 	failing   int           // one start in so many fails; 0: none
+	attempts  int           // starts of a message, at most
 	acks      bool          // handlers ack by hand
 	faults    []fault
 }
@@ -92,10 +95,11 @@ func newPlan(rng *rand.Rand) plan {
 				whom: rng.IntN(p.consumers + p.producers), last: time.Duration(1+rng.IntN(30000)) * time.Millisecond,
 			})
 		}
-		if rng.IntN(2) == 0 {
-			p.failing = 5
-		}
 	}
+	if rng.IntN(3) == 0 {
+		p.failing = 1 + rng.IntN(5)
+	}
+	p.attempts = 2 + rng.IntN(4)
 	return p
 }
 
@@ -127,7 +131,7 @@ func (w *world) consumer(ctx context.Context, n int) *process {
 	ctx, p.stop = context.WithCancel(ctx)
 	p.over, p.seen = make(chan error, 1), w.ledger.Source(p.name)
 	topo := w.topology()
-	cfg := gombu.ConsumerConfig{Queues: w.plan.queues, Declare: &topo, Prefetch: w.plan.prefetch, Workers: w.plan.workers}
+	cfg := gombu.ConsumerConfig{Queues: w.plan.queues, Declare: &topo, Prefetch: w.plan.prefetch, Workers: w.plan.workers, MaxAttempts: w.plan.attempts}
 	go func() {
 		p.over <- p.conn.Run(ctx, cfg, func(ctx context.Context, d *gombu.Delivery) error { return w.handle(ctx, p, d) })
 	}()
@@ -150,6 +154,7 @@ func (w *world) handle(ctx context.Context, p *process, d *gombu.Delivery) error
 		_ = d.Ack(ctx)
 	}
 	w.mu.Lock()
+	w.starts[id]++
 	work := time.Duration(w.rng.Int64N(int64(w.plan.quick)))
 	if w.plan.long > 0 && w.rng.IntN(w.plan.long) == 0 {
 		work = lease + time.Duration(w.rng.Int64N(int64(2*lease)))
@@ -308,6 +313,39 @@ func (w *world) everybody(f func(*process)) {
 	}
 }
 
+// undertaker is a process without faults that takes the dead letters: they are
+// not lost. It ends with ctx.
+func (w *world) undertaker(ctx context.Context) error {
+	p := w.start("undertaker", w.seed*1000+998)
+	defer func() { _ = p.conn.Close() }()
+	cfg := gombu.ConsumerConfig{}
+	topo := gombu.Topology{}
+	for _, q := range w.plan.queues {
+		cfg.Queues = append(cfg.Queues, dead+q)
+		topo.Queues = append(topo.Queues, gombu.Queue{Name: dead + q})
+	}
+	cfg.Declare = &topo
+	return p.conn.Run(ctx, cfg, func(_ context.Context, d *gombu.Delivery) error {
+		d.Queue = strings.TrimPrefix(d.Queue, dead)
+		id, err := w.idOf(d)
+		if err != nil {
+			return err
+		}
+		w.mu.Lock()
+		n := w.starts[id]
+		w.mu.Unlock()
+		// Of a process that was killed, or that lost its link, a start may have
+		// been counted that did not happen.
+		if w.plan.failing == 0 && n < w.plan.attempts-len(w.plan.faults) || len(w.plan.faults) == 0 && n != w.plan.attempts {
+			w.complain("%v is a dead letter after %d starts: %v", id, n, d.Headers)
+		}
+		w.ledger.Removed(id)
+		return nil
+	})
+}
+
+const dead = "gombu.dead."
+
 // probe publishes until every consumer has had something since the last fault,
 // for some minutes.
 func (w *world) probe(ctx context.Context) {
@@ -327,7 +365,7 @@ func (w *world) probe(ctx context.Context) {
 // run lets a world live and judges it. It must be called in a bubble.
 func run(ctx context.Context, seed uint64, b bug, loud bool) []string {
 	rng := rand.New(rand.NewPCG(seed, 0))
-	w := &world{seed: seed, rng: rng, bug: b, plan: newPlan(rng), server: newServer(b), ledger: ledger.New(), log: slog.New(slog.DiscardHandler)}
+	w := &world{seed: seed, rng: rng, bug: b, plan: newPlan(rng), server: newServer(b), ledger: ledger.New(), starts: map[ledger.ID]int{}, log: slog.New(slog.DiscardHandler)}
 	if loud {
 		w.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		w.log.Info("plan", "seed", seed, "plan", fmt.Sprintf("%+v", w.plan))
@@ -336,7 +374,13 @@ func run(ctx context.Context, seed uint64, b bug, loud bool) []string {
 	for i := range w.plan.consumers {
 		w.procs[i] = w.consumer(ctx, i)
 	}
-	var wg sync.WaitGroup
+	buried, stop := context.WithCancel(ctx)
+	var wg, end sync.WaitGroup
+	end.Go(func() {
+		if err := w.undertaker(buried); err != nil {
+			w.complain("the undertaker: %v", err)
+		}
+	})
 	for i := range w.plan.producers {
 		wg.Go(func() { w.produce(ctx, i) })
 	}
@@ -356,5 +400,7 @@ func run(ctx context.Context, seed uint64, b bug, loud bool) []string {
 		}
 		_ = p.conn.Close()
 	}
+	stop()
+	end.Wait()
 	return w.judge()
 }
