@@ -77,9 +77,9 @@ func (p *plan) ordered() bool {
 	return p.consumers == 1 && p.workers == 1 && p.failing == 0 && !lost
 }
 
-// settled waits until everything confirmed was handled, an hour at most.
+// settled waits until everything confirmed was handled, twenty minutes at most.
 func (w *world) settled() {
-	t := time.NewTimer(time.Hour)
+	t := time.NewTimer(20 * time.Minute)
 	defer t.Stop()
 	select {
 	case <-w.ledger.NothingDue():

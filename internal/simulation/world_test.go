@@ -155,6 +155,7 @@ func (w *world) handle(ctx context.Context, p *process, d *gombu.Delivery) error
 	}
 	w.mu.Lock()
 	w.starts[id]++
+	endless := w.starts[id] > 4*w.plan.attempts
 	work := time.Duration(w.rng.Int64N(int64(w.plan.quick)))
 	if w.plan.long > 0 && w.rng.IntN(w.plan.long) == 0 {
 		work = lease + time.Duration(w.rng.Int64N(int64(2*lease)))
@@ -171,6 +172,8 @@ func (w *world) handle(ctx context.Context, p *process, d *gombu.Delivery) error
 	switch {
 	case w.dead(p):
 		return errFailed
+	case endless: // it was seen often enough to be judged
+		return gombu.Drop(errFailed)
 	case fails && w.bug != ackFirst:
 		return errFailed
 	}
