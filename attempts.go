@@ -72,7 +72,7 @@ func (r *run) admit(ctx context.Context, d *Delivery) bool {
 	if d.rec.counts == countHere {
 		return true
 	}
-	if n := d.Attempt - 1; r.spent(d.Queue, n) {
+	if n := d.try - 1; r.spent(d.Queue, n) {
 		r.bury(ctx, d, &death{deliveryLimit, n, errUnfinished})
 		return false
 	}
@@ -94,7 +94,7 @@ const stepTimeout = 15 * time.Second
 func (r *run) count(ctx context.Context, d *Delivery) bool {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	start := []driver.Start{{Tag: d.tag, Attempt: d.Attempt}}
+	start := []driver.Start{{Tag: d.tag, Attempt: d.try}}
 	err := d.rec.rx.(driver.Counter).Begin(ctx, start)
 	if err == nil {
 		err = start[0].Err
@@ -124,8 +124,8 @@ func (r *run) failed(ctx context.Context, d *Delivery, reason string, err error)
 	if r.last(ctx, d, reason, err) {
 		return
 	}
-	wait := backOff(d.Attempt)
-	r.c.log.Warn("gombu: handler failed; the message is retried", "queue", d.Queue, "attempt", d.Attempt, "after", wait, "err", err)
+	wait := backOff(d.try)
+	r.c.log.Warn("gombu: handler failed; the message is retried", "queue", d.Queue, "attempt", d.try, "after", wait, "err", err)
 	room := 0
 	if r.attempts(d.Queue) > 0 { // without one, giving back early would go on for ever
 		room = max(r.k.prefetch(d.Queue)/2, 1)
@@ -135,14 +135,13 @@ func (r *run) failed(ctx context.Context, d *Delivery, reason string, err error)
 
 // last buries d when it has no attempt left.
 func (r *run) last(ctx context.Context, d *Delivery, reason string, err error) bool {
-	d.Attempt = max(d.Attempt, 1)
 	limit := r.attempts(d.Queue)
 	switch {
 	case d.rec.over.Load(): // whoever gets it judges
 		r.requeue(d)
 		return true
-	case limit > 0 && d.Attempt >= limit:
-		r.bury(ctx, d, &death{reason, d.Attempt, err})
+	case limit > 0 && d.try >= limit:
+		r.bury(ctx, d, &death{reason, d.try, err})
 		return true
 	}
 	return false
@@ -154,12 +153,18 @@ func (r *run) retry(d *Delivery) {
 	case d.rec.counts == countStore:
 		r.requeue(d)
 	case d.rec.counts == countMoved && r.attempts(d.Queue) > 0:
-		d.Attempt++
+		d.try++
 		d.rec.forward(d)
 	default: // the count would be lost with the claim
-		d.Attempt++
-		d.Redelivered, d.counted = true, true
-		r.again(d)
+		d.try++
+		r.rerun(d)
+	}
+}
+
+// rerun starts a handler once more under the same claim.
+func (r *run) rerun(d *Delivery) {
+	if e := d.anew(); e != nil {
+		r.again(e)
 	}
 }
 

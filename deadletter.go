@@ -32,8 +32,8 @@ const headerUser = "x-gombu-user-id"
 
 // bad is what happens to a message that cannot be decoded: the hook settles
 // it, or it is a dead letter. It is never dropped. In a dead-letter queue its
-// handler gets it as it is.
-func (r *run) bad(ctx context.Context, d *Delivery, err error) {
+// handler gets it as it is. It had so many starts.
+func (r *run) bad(ctx context.Context, d *Delivery, starts int, err error) {
 	hook := r.cfg.OnUndecodable != nil
 	switch {
 	case hook && !r.admit(ctx, d):
@@ -50,7 +50,7 @@ func (r *run) bad(ctx context.Context, d *Delivery, err error) {
 	case r.cfg.NoAck:
 		r.c.log.Error("gombu: an undecodable message is lost: NoAck leaves no claim to move", "queue", d.Queue, "err", err)
 	default:
-		r.bury(ctx, d, &death{undecodable, max(d.Attempt-1, 0), err})
+		r.bury(ctx, d, &death{undecodable, starts, err})
 	}
 }
 

@@ -38,6 +38,7 @@ type Delivery struct {
 	state atomic.Uint32
 	one   [1]driver.Settlement // so that settling in place allocates nothing
 
+	try     int    // the number of the start to come, or of the one that was; at least 1
 	counted bool   // the start to come is counted, or cannot be
 	done    bool   // its handler has done with it, whatever became of the claim
 	tries   int    // what failed about it besides its handler
@@ -73,14 +74,25 @@ func (d *Delivery) fill(in *driver.Incoming, rec *reception) {
 	}
 	d.rec, d.tag = rec, in.Tag
 	switch {
-	case !in.Redelivered:
-		d.Attempt = max(in.Attempt, 1)
-	case rec.counts == countHere: // somewhere else it may have been started, or not
-		d.Attempt = 0
+	case !in.Redelivered || rec.counts == countStore:
+		d.try = max(in.Attempt, 1)
+		d.Attempt = d.try
 	case rec.counts == countMoved:
-		d.Attempt = 2 // what a broker counts is deliveries
+		d.try, d.Attempt = 2, 2 // what the broker counts, if anything, is deliveries
 	default:
-		d.Attempt = max(in.Attempt, 1)
+		d.try = 1 // elsewhere it may have been started, or not
+	}
+}
+
+// anew is d for another run under the same claim. To whoever still has d it is
+// settled; nil: it was before.
+func (d *Delivery) anew() *Delivery {
+	if !d.claim(stRequeued) {
+		return nil
+	}
+	return &Delivery{
+		Queue: d.Queue, Exchange: d.Exchange, Key: d.Key, ConsumerTag: d.ConsumerTag, Redelivered: true, Attempt: d.try,
+		Properties: d.Properties, Body: d.Body, plain: d.plain, fault: d.fault, rec: d.rec, tag: d.tag, try: d.try, counted: true,
 	}
 }
 

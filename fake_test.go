@@ -38,6 +38,7 @@ type fake struct {
 	role      func(driver.Role) error                           // nil: always succeeds; dial by role
 	submit    func(*fakeSender, []driver.Outgoing) (int, error) // nil: takes all
 	receive   func() error                                      // nil: none fails
+	pull      error                                             // of each look into a retry queue; nil: none fails
 	brake     time.Duration                                     // of SetPrefetch
 	receivers []*fakeReceiver                                   // all that were opened
 	sender    func() error                                      // nil: none fails to open
@@ -393,6 +394,11 @@ func (r *fakeReceiver) Receive(ctx context.Context, dst []driver.Incoming) (int,
 				f.mu.Unlock()
 				return 0, err
 			}
+		}
+		if r.pulls && f.pull != nil {
+			err := f.pull
+			f.mu.Unlock()
+			return 0, err
 		}
 		q, exists := f.queues[r.queue]
 		n := 0

@@ -178,4 +178,3 @@ func wantDeath(t *testing.T, d *gombu.Delivery, end string) {
 		}
 	}
 }
-

@@ -32,7 +32,7 @@ const (
 	emptyFirst, emptyMost     = time.Second, 15 * time.Second
 )
 
-// forward moves d to the retry queue, for its attempt d.Attempt.
+// forward moves d to the retry queue, for its attempt d.try.
 func (rec *reception) forward(d *Delivery) {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
@@ -75,16 +75,17 @@ func (rec *reception) moveAll(ds []*Delivery) {
 		switch err := errs[i]; {
 		case rec.over.Load():
 			d.drop()
-		case err == nil && d.claim(stAcked):
-			d.one[0] = driver.Settlement{Tag: d.tag}
-			rec.enqueue(settling{d, acks})
-			moved++
+		case err == nil:
+			if d.claim(stAcked) {
+				d.one[0] = driver.Settlement{Tag: d.tag}
+				rec.enqueue(settling{d, acks})
+				moved++
+			}
 		case s.ctx.Err() != nil:
 			r.requeue(d)
 		case refused(err):
 			s.uncounted(err)
-			d.Redelivered, d.counted = true, true
-			r.again(d)
+			r.rerun(d)
 		default:
 			r.c.log.Debug("gombu: could not move to the retry queue; will try again", "queue", s.queue, "err", err)
 			d.tries++
@@ -115,12 +116,26 @@ func (s *source) uncounted(err error) {
 	}
 }
 
+// movable says why nothing is to be published to the retry queue now.
+func (s *source) movable() error {
+	sess := s.run.c.publish.peek()
+	switch {
+	case s.ctx.Err() != nil:
+		return ErrClosed
+	case s.unreadable.Load():
+		return ErrDenied
+	case sess != nil && sess.blocked.Load():
+		return ErrBlocked
+	}
+	return nil
+}
+
 // publishCopies returns the outcome of each copy.
 func (rec *reception) publishCopies(ds []*Delivery) []error {
 	r, errs := rec.src.run, make([]error, len(ds))
-	if rec.src.ctx.Err() != nil {
+	if err := rec.src.movable(); err != nil {
 		for i := range errs {
-			errs[i] = ErrClosed
+			errs[i] = err
 		}
 		return errs
 	}
@@ -133,12 +148,6 @@ func (rec *reception) publishCopies(ds []*Delivery) []error {
 		ms[i] = d.toRetry(queue)
 	}
 	p := r.c.Producer(nil)
-	if s := r.c.publish.peek(); s != nil && s.blocked.Load() {
-		for i := range errs {
-			errs[i] = ErrBlocked
-		}
-		return errs
-	}
 	if p.PublishBatch(ctx, ms, errs) == nil || !slices.ContainsFunc(errs, missing) {
 		return errs
 	}
@@ -155,7 +164,7 @@ func (rec *reception) publishCopies(ds []*Delivery) []error {
 	return errs
 }
 
-// toRetry is the copy of d for its attempt d.Attempt.
+// toRetry is the copy of d for its attempt d.try.
 func (d *Delivery) toRetry(queue string) *Message {
 	origin := Headers{{Key: "exchange", Value: d.Exchange}, {Key: "key", Value: d.Key}}
 	if d.UserID != "" {
@@ -167,17 +176,18 @@ func (d *Delivery) toRetry(queue string) *Message {
 	if cc, ok := d.Headers.Lookup("CC"); ok {
 		origin = append(origin, Header{Key: "cc", Value: cc})
 	}
-	return d.copy(queue, d.Headers.With(headerTry, int64(d.Attempt)).With(headerOrigin, origin))
+	return d.copy(queue, d.Headers.With(headerTry, int64(d.try)).With(headerOrigin, origin))
 }
 
 // fromRetry makes d, a copy, look as its original did.
 func (d *Delivery) fromRetry() {
 	n, _ := d.Headers.Get(headerTry).(int64)
-	if d.Attempt = max(int(n), 2); d.Redelivered {
-		d.Attempt++ // that one was begun
+	if d.try = max(int(n), 2); d.Redelivered {
+		d.try++ // that one was begun
 	} else {
 		d.Redelivered, d.counted = true, true
 	}
+	d.Attempt = d.try
 	origin := table(d.Headers.Get(headerOrigin))
 	d.Headers = d.Headers.Without(headerTry).Without(headerOrigin).Without("x-delivery-count")
 	if len(d.Headers) == 0 {
@@ -254,31 +264,32 @@ func (q *retrier) loop() {
 			}
 			rec.abandon(err)
 		}
-		if !errors.Is(err, ErrNotFound) {
-			s.run.c.log.Debug("gombu: retry queue", "queue", s.queue, "err", err)
-			_ = pause(s.ctx, (&RetryPolicy{}).wait(1))
+		if errors.Is(err, ErrDenied) { // what is put there would stay there
+			s.unreadable.Store(true)
+			s.uncounted(err)
+		}
+		s.run.c.log.Debug("gombu: looking for copies", "queue", s.queue, "err", err)
+		switch {
+		case !final(err):
+			_ = pause(s.ctx, (&RetryPolicy{}).wait(3))
+			fallthrough
+		case q.sleep(wait, sess):
 			wait = missingFirst
-		} else if q.sleep(wait, nil) {
-			wait = missingFirst
-		} else {
+		default:
 			wait = min(2*wait, missingMost)
 		}
 	}
 }
 
-// sleep waits d at most, and says whether it was woken. A nil session never ends.
+// sleep waits d at most, or for the session's end, and says whether it was woken.
 func (q *retrier) sleep(d time.Duration, sess *session) bool {
-	var over <-chan struct{}
-	if sess != nil {
-		over = sess.Done()
-	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-q.wake:
 		return true
 	case <-t.C:
-	case <-over:
+	case <-sess.Done():
 	case <-q.src.ctx.Done():
 	}
 	return false
@@ -384,6 +395,9 @@ func (t *turn) pull() *Delivery {
 	n, err := rec.rx.Receive(ctx, in[:])
 	cancel()
 	<-s.moving
+	if err == nil {
+		s.unreadable.Store(false)
+	}
 	if n == 0 {
 		t.taken <- taken{err: err}
 		return nil
@@ -392,7 +406,7 @@ func (t *turn) pull() *Delivery {
 	d := &Delivery{}
 	d.fill(&in[0], rec)
 	d.fromRetry()
-	t.taken <- taken{got: true, solo: d.Attempt > 2}
+	t.taken <- taken{got: true, solo: d.try > 2}
 	if r.twins.hold(d) {
 		close(t.ended)
 		return nil

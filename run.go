@@ -252,7 +252,7 @@ func (r *run) handle(d *Delivery) {
 	if d.dead != nil {
 		r.bury(ctx, d, d.dead)
 	} else if err := d.check(); err != nil {
-		r.bad(ctx, d, err)
+		r.bad(ctx, d, d.try-1, err)
 	} else if r.admit(ctx, d) {
 		r.finish(ctx, d, r.call(ctx, d, nil))
 	}
@@ -298,7 +298,7 @@ func (r *run) finish(ctx context.Context, d *Delivery, err error) {
 		r.unstarted(d)
 	case d.undecodable(err):
 		d.fault = err
-		r.bad(ctx, d, err)
+		r.bad(ctx, d, d.try, err)
 	case decided:
 		r.c.log.Info("gombu: handler decided", "queue", d.Queue, "verdict", stateWord[v.state], "err", err)
 		r.decide(ctx, d, v)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gombu/gombu/driver"
@@ -22,7 +23,8 @@ type source struct {
 	done   chan struct{}
 	before *source // of the same queue, cancelled and not done yet; nil: none
 
-	moving chan struct{} // cap 1: holds a token while copies are published or taken
+	moving     chan struct{} // cap 1: holds a token while copies are published or taken
+	unreadable atomic.Bool   // the retry queue: reading it is denied
 
 	mu    sync.Mutex
 	rec   *reception // of the subscription that stands

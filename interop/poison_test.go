@@ -227,3 +227,46 @@ func beEater(how, url, queue string) {
 		os.Exit(1)
 	}
 }
+
+// What RabbitMQ acts upon does not act upon copies: a message with further
+// routing keys, a user id, an expiration and no content type is handled three
+// times as it was published, and is nowhere else.
+func TestCopiesOnRabbitMQ(t *testing.T) {
+	for kind, b := range poisonBrokers() {
+		if b.name != "rabbitmq" {
+			continue
+		}
+		t.Run(kind, func(t *testing.T) {
+			need(t, b.broker)
+			conn := open(t, b.broker, "")
+			q, cc, x := name(t, "copy"), name(t, "cc"), name(t, "x")
+			b.queue.Name = q
+			must(t, conn.Declare(t.Context(), gombu.Topology{
+				Exchanges: []gombu.Exchange{{Name: x}}, Queues: []gombu.Queue{b.queue, {Name: cc}},
+				Bindings: []gombu.Binding{{Exchange: x, Queue: q, Key: "key"}, {Exchange: x, Queue: cc, Key: cc}},
+			}))
+			drop(t, b.broker, gombu.Topology{Exchanges: []gombu.Exchange{{Name: x}},
+				Queues: []gombu.Queue{{Name: q}, {Name: cc}, {Name: "gombu.retry." + q}, {Name: "gombu.dead." + q}}})
+			must(t, conn.Producer(nil).Publish(t.Context(), &gombu.Message{Exchange: x, Key: "key", Body: []byte("b"), Properties: gombu.Properties{
+				UserID: "guest", Expiration: time.Hour, MessageID: "m",
+				Headers: gombu.Headers{{Key: "CC", Value: []any{cc}}, {Key: "own", Value: "h"}},
+			}}))
+			n := 0
+			take(t, conn, q, 3, func(ctx context.Context, d *gombu.Delivery) error {
+				n++
+				if d.Queue != q || d.Exchange != x || d.Key != "key" || string(d.Body) != "b" || d.Attempt != n || d.Redelivered != (n > 1) ||
+					d.UserID != "guest" || d.Expiration != time.Hour || d.MessageID != "m" || fmt.Sprint(d.Headers.Get("CC")) != "["+cc+"]" || len(d.Headers) != 2 {
+					t.Errorf("start %d: %v, attempt %d, redelivered %v, %+v", n, d, d.Attempt, d.Redelivered, d.Properties)
+				}
+				if n < 3 {
+					return d.Requeue(ctx)
+				}
+				return gombu.Retry(0, nil)
+			})
+			take(t, conn, q, 1, func(context.Context, *gombu.Delivery) error { return nil })
+			if other := left(conn, cc); other != 1 {
+				t.Errorf("%d messages reached the other queue, want 1", other)
+			}
+		})
+	}
+}
