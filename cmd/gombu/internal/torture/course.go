@@ -25,7 +25,7 @@ func (r *run) torture(ctx context.Context) error {
 		if f.quiet {
 			continue
 		}
-		r.handledOrStuck(ctx, at)
+		r.reached(ctx, f, at)
 		if err := r.inject(ctx, f); err != nil {
 			return err
 		}
@@ -76,20 +76,23 @@ func (r *run) moments() []int {
 
 func (r *run) inject(ctx context.Context, f *fault) error {
 	pause(ctx, time.Duration(r.dice.IntN(20_000))*time.Microsecond)
-	_, handled, due := r.led.Progress()
-	r.say("%s (%d handled, %d due)", f.name, handled, due)
+	sent, handled, due := r.led.Progress()
+	r.say("%s (%d sent, %d handled, %d due)", f.name, sent, handled, due)
 	if err := f.inject(ctx, r); err != nil {
 		return fmt.Errorf("fault %s: %w", f.name, err)
 	}
 	return ctx.Err()
 }
 
-// handledOrStuck returns when n messages were handled, or when nothing happens
-// any more.
-func (r *run) handledOrStuck(ctx context.Context, n int) {
+// reached returns when n messages were sent, or handled for a fault of consumers,
+// or when nothing happens any more.
+func (r *run) reached(ctx context.Context, f *fault, n int) {
 	r.while(ctx, func() bool {
-		_, handled, _ := r.led.Progress()
-		return handled < n
+		sent, handled, _ := r.led.Progress()
+		if f.consuming {
+			return handled < n
+		}
+		return sent < n
 	})
 }
 
