@@ -105,6 +105,14 @@ func (a *app) runTorture(cmd *cobra.Command, cfg torture.Config, asJSON bool) (e
 	return err
 }
 
+// tortureTable writes results as tables; scripts/torture calls it.
+func (a *app) tortureTable() *cobra.Command {
+	return &cobra.Command{
+		Use: "torture-table DIRECTORY DOCUMENT", Hidden: true, Args: exactly(cobra.ExactArgs(2)),
+		RunE: func(_ *cobra.Command, args []string) error { return torture.WriteTable(a.stdout, args[0], args[1]) },
+	}
+}
+
 // tortureChild is what the torture runs as processes of their own.
 func (a *app) tortureChild() *cobra.Command {
 	return &cobra.Command{

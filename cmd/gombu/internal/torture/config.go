@@ -46,6 +46,9 @@ type Config struct {
 	Verbose bool      // and what the children log
 }
 
+// lasting is how long faults last that do, unless the user says otherwise.
+const lasting = 5 * time.Second
+
 // Broker says how to reach a broker's process, for the faults that need it.
 type Broker struct {
 	Pid        string // its number, or a file that holds it
@@ -98,7 +101,7 @@ func (c *Config) withDefaults() (Config, error) {
 	f.Consumers = cmp.Or(f.Consumers, 3)
 	f.Prefetch = cmp.Or(f.Prefetch, 50)
 	f.Workers = cmp.Or(f.Workers, 8)
-	f.For = cmp.Or(f.For, 5*time.Second)
+	f.For = cmp.Or(f.For, lasting)
 	f.Grace = cmp.Or(f.Grace, 5*time.Second)
 	f.Patience = cmp.Or(f.Patience, time.Minute)
 	f.Python = cmp.Or(f.Python, "/usr/bin/python3")

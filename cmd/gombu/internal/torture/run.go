@@ -205,7 +205,7 @@ func (r *run) addConsumer(ctx context.Context, name string, python bool) error {
 // addProducer starts a producer whose first message is number first.
 func (r *run) addProducer(ctx context.Context, n, first int) error {
 	count := r.share(n)
-	gate := max(count*gateShare/100, first)
+	gate := max(count-r.tail(count), first)
 	if r.passed {
 		gate = -1
 	}
