@@ -60,6 +60,7 @@ run's own is used, and deleted at the end. --fault list lists the faults.`,
 	f.IntVar(&cfg.Prefetch, "prefetch", 50, "unacknowledged messages of a consumer at once")
 	f.IntVar(&cfg.Workers, "workers", 8, "messages that a consumer handles at once")
 	f.DurationVar(&cfg.Work, "work", 0, "a handler takes `DUR`")
+	f.IntVar(&cfg.Rate, "rate", 2000, "messages a second of all producers together, 0: as many as they can")
 	f.IntVar(&cfg.Size, "size", 0, "`BYTES` of a body, at least")
 	f.BoolVar(&cfg.Resend, "resend", false, "producers repeat what is uncertain")
 	f.StringVar(&cfg.QueueType, "queue-type", "classic", "classic or quorum, on RabbitMQ")
@@ -102,6 +103,14 @@ func (a *app) runTorture(cmd *cobra.Command, cfg torture.Config, asJSON bool) (e
 		return fmt.Errorf("%s", strings.Join(result.Wrong, "; "))
 	}
 	return err
+}
+
+// tortureTable writes results as tables; scripts/torture calls it.
+func (a *app) tortureTable() *cobra.Command {
+	return &cobra.Command{
+		Use: "torture-table DIRECTORY DOCUMENT", Hidden: true, Args: exactly(cobra.ExactArgs(2)),
+		RunE: func(_ *cobra.Command, args []string) error { return torture.WriteTable(a.stdout, args[0], args[1]) },
+	}
 }
 
 // tortureChild is what the torture runs as processes of their own.

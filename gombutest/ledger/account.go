@@ -36,8 +36,8 @@ type producer struct {
 // counts are kept as records change, so that a report reads no record.
 type counts struct {
 	sent, handled, acked, lost, duplicated, repeats, again, ghosts, strangers, removed int
-	outcomes                                                                    [Confirmed + 1]int
-	outOfOrder, starts, restarts, unsettled, attempts                           int
+	outcomes                                                                           [Confirmed + 1]int
+	outOfOrder, starts, restarts, unsettled, attempts                                  int
 }
 
 // count adds n times what a record stands for.

@@ -174,6 +174,9 @@ func until(ctx context.Context, what string, ok func() bool) error {
 
 // pause waits; false when ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {
+	if d < time.Millisecond/2 { // a timer is no finer
+		return ctx.Err() == nil
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

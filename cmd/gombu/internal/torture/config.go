@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -27,6 +28,7 @@ type Config struct {
 	Prefetch, Workers              int           // of a consumer; 0: 50, 8
 	Work                           time.Duration // a handler takes; 0: none
 	Size                           int           // bytes of a body, at least
+	Rate                           int           // messages a second of all producers; 0: as fast as they can
 	Resend                         bool          // producers repeat what is uncertain
 	WithPython                     bool          // one consumer more, of Python's Kombu
 	OnlyPython                     bool          // all consumers are Python's Kombu
@@ -43,6 +45,9 @@ type Config struct {
 	Log     io.Writer // what happens, a line each; nil: nowhere
 	Verbose bool      // and what the children log
 }
+
+// lasting is how long faults last that do, unless the user says otherwise.
+const lasting = 5 * time.Second
 
 // Broker says how to reach a broker's process, for the faults that need it.
 type Broker struct {
@@ -96,7 +101,7 @@ func (c *Config) withDefaults() (Config, error) {
 	f.Consumers = cmp.Or(f.Consumers, 3)
 	f.Prefetch = cmp.Or(f.Prefetch, 50)
 	f.Workers = cmp.Or(f.Workers, 8)
-	f.For = cmp.Or(f.For, 5*time.Second)
+	f.For = cmp.Or(f.For, lasting)
 	f.Grace = cmp.Or(f.Grace, 5*time.Second)
 	f.Patience = cmp.Or(f.Patience, time.Minute)
 	f.Python = cmp.Or(f.Python, "/usr/bin/python3")
@@ -113,8 +118,8 @@ func (c *Config) withDefaults() (Config, error) {
 		return f, misuse("quorum queues are RabbitMQ's")
 	case f.Messages < f.Producers*10:
 		return f, misuse("%d messages are too few for %d producers: want ten of each", f.Messages, f.Producers)
-	case f.Producers < 1 || f.Consumers < 1 || f.Workers < 1 || f.Times < 1 || f.Prefetch < 1 || f.Prefetch > 65535:
-		return f, misuse("producers, consumers, workers, times: want at least 1; prefetch: 1 to 65535")
+	case f.Producers < 1 || f.Consumers < 1 || f.Workers < 1 || f.Times < 1 || f.Prefetch < 1 || f.Prefetch > 65535 || f.Rate < 0:
+		return f, misuse("producers, consumers, workers, times: want at least 1; prefetch: 1 to 65535; rate: at least 0")
 	case (f.WithPython || f.OnlyPython) && kind == memory:
 		return f, misuse("Python cannot reach the memory of this process")
 	}
@@ -129,6 +134,14 @@ func (c *Config) withDefaults() (Config, error) {
 		}
 	}
 	return f, nil
+}
+
+// quietLog is the library's log in this process.
+func (c *Config) quietLog() *slog.Logger {
+	if !c.Verbose {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(c.Log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // usable says why a fault cannot be had here.

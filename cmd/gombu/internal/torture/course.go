@@ -6,11 +6,22 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/gombu/gombu/gombutest/ledger"
 )
 
-// gateShare is the part of its messages, in percent, after which a producer
-// waits until all faults are over: the rest shows that everybody is back.
-const gateShare = 75
+// A producer keeps a quarter of its messages, or what it sends in tailTime,
+// until all faults are over: they show that everybody is back.
+const tailTime = 4 * time.Second
+
+// tail is how many of its messages a producer keeps.
+func (r *run) tail(count int) int {
+	tail := count / 4
+	if r.cfg.Rate > 0 {
+		tail = min(tail, r.cfg.Rate*int(tailTime/time.Second)/r.cfg.Producers)
+	}
+	return tail
+}
 
 // The faults strike while this part of all messages, in percent, is handled.
 const (
@@ -25,7 +36,7 @@ func (r *run) torture(ctx context.Context) error {
 		if f.quiet {
 			continue
 		}
-		r.handledOrStuck(ctx, at)
+		r.reached(ctx, f, at)
 		if err := r.inject(ctx, f); err != nil {
 			return err
 		}
@@ -76,20 +87,23 @@ func (r *run) moments() []int {
 
 func (r *run) inject(ctx context.Context, f *fault) error {
 	pause(ctx, time.Duration(r.dice.IntN(20_000))*time.Microsecond)
-	_, handled, due := r.led.Progress()
-	r.say("%s (%d handled, %d due)", f.name, handled, due)
+	sent, handled, due := r.led.Progress()
+	r.say("%s (%d sent, %d handled, %d due)", f.name, sent, handled, due)
 	if err := f.inject(ctx, r); err != nil {
 		return fmt.Errorf("fault %s: %w", f.name, err)
 	}
 	return ctx.Err()
 }
 
-// handledOrStuck returns when n messages were handled, or when nothing happens
-// any more.
-func (r *run) handledOrStuck(ctx context.Context, n int) {
+// reached returns when n messages were sent, or handled for a fault of consumers,
+// or when nothing happens any more.
+func (r *run) reached(ctx context.Context, f *fault, n int) {
 	r.while(ctx, func() bool {
-		_, handled, _ := r.led.Progress()
-		return handled < n
+		sent, handled, _ := r.led.Progress()
+		if f.consuming {
+			return handled < n
+		}
+		return sent < n
 	})
 }
 
@@ -126,27 +140,32 @@ func (r *run) gate(ctx context.Context) error {
 	return nil
 }
 
-// quiesce waits until there is nothing in the queue and nothing claimed.
+// quiet is how long nothing happens, once nothing is going on.
+const quiet = time.Second
+
+// quiesce waits until everything is handled, the queue is empty, and nothing has
+// happened for a while: nothing is claimed then.
 func (r *run) quiesce(ctx context.Context) error {
-	if !r.while(ctx, func() bool { return !r.empty(ctx) }) {
+	var last ledger.Report
+	since := time.Now()
+	if !r.while(ctx, func() bool {
+		now := r.led.Report()
+		if now.Lost > 0 || now.Starts != last.Starts || now.Acked != last.Acked || !r.empty(ctx) {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) < quiet
+	}) {
 		return errors.Join(errors.New("the queue does not become empty"), ctx.Err())
 	}
 	return nil
 }
 
-// empty says whether all is handled and the broker has nothing left.
+// empty says whether the broker knows of nothing in the queue, claimed or not.
 func (r *run) empty(ctx context.Context) bool {
-	if _, _, due := r.led.Progress(); due > 0 {
-		return false
-	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	info, err := r.admin.Inspect(ctx, r.queue)
-	if err != nil || info.Ready > 0 || info.Unsettled > 0 {
-		return false
-	}
-	report := r.led.Report() // RabbitMQ does not tell what is claimed; the ledger knows what was acknowledged
-	return report.Acked == report.Handled
+	return err == nil && info.Ready <= 0 && info.Unsettled <= 0
 }
 
 // finished waits for a producer to have sent all, and its outcomes to be known.
@@ -169,13 +188,9 @@ func (r *run) drain(ctx context.Context) {
 		r.say("giving up: nothing was handled for %v", r.cfg.Patience)
 		return
 	}
-	r.while(ctx, func() bool {
-		c, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		info, err := r.admin.Inspect(c, r.queue)
-		return err != nil || info.Ready > 0 || info.Unsettled > 0
-	})
-	pause(ctx, time.Second)
+	if err := r.quiesce(ctx); err != nil {
+		r.say("%v", err)
+	}
 }
 
 // stopConsumers ends the consumers in order.

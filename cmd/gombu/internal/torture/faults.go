@@ -27,6 +27,8 @@ type fault struct {
 	// cannot.
 	on      []string
 	instead string
+	// consuming faults strike when so much is handled, the others when it is sent.
+	consuming bool
 	// quiet faults strike when the queue is empty and nothing is claimed.
 	quiet bool
 	// orderly faults excuse no acknowledged message that is seen again.

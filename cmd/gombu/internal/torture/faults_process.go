@@ -12,20 +12,20 @@ import (
 
 var processFaults = []fault{
 	{
-		name: "kill-consumer", does: "kill -9 of a consumer; another takes its place", on: brokers, instead: oneProcess,
+		name: "kill-consumer", consuming: true, does: "kill -9 of a consumer; another takes its place", on: brokers, instead: oneProcess,
 		inject: func(ctx context.Context, r *run) error { return r.killConsumers(ctx, 1) },
 	},
 	{
-		name: "kill-consumers", does: "kill -9 of all consumers at once; others take their places within a second", on: brokers, instead: oneProcess,
+		name: "kill-consumers", consuming: true, does: "kill -9 of all consumers at once; others take their places within a second", on: brokers, instead: oneProcess,
 		inject: func(ctx context.Context, r *run) error { return r.killConsumers(ctx, len(r.consumers)) },
 	},
 	{
-		name: "kill-all", does: "kill -9 of all consumers and producers at once: nobody is left on the broker", on: brokers, instead: oneProcess,
+		name: "kill-all", consuming: true, does: "kill -9 of all consumers and producers at once: nobody is left on the broker", on: brokers, instead: oneProcess,
 		inject: killAll,
 	},
-	{name: "stop-consumer", does: "SIGSTOP of a consumer for --for", on: brokers, instead: oneProcess, inject: stopConsumer},
+	{name: "stop-consumer", consuming: true, does: "SIGSTOP of a consumer for --for", on: brokers, instead: oneProcess, inject: stopConsumer},
 	{
-		name: "term-consumers", does: "SIGTERM of every consumer in turn; others take their places", on: brokers, instead: oneProcess,
+		name: "term-consumers", consuming: true, does: "SIGTERM of every consumer in turn; others take their places", on: brokers, instead: oneProcess,
 		orderly: true, inject: termConsumers,
 	},
 	{name: "kill-producer", does: "kill -9 of a producer; another goes on where it was", on: brokers, instead: oneProcess, inject: killProducer},

@@ -38,7 +38,7 @@ var serverFaults = []fault{
 	},
 	{
 		name: "disk-alarm", does: "set_disk_free_limit: publishers are blocked for --for", needs: needCtl, on: []string{rabbitmq}, instead: alarms,
-		inject: alarm("disk alarm", "rabbit_disk_monitor:%s_disk_free_limit", "set_disk_free_limit", "1000000TB"),
+		inject: alarm("disk alarm", "rabbit_disk_monitor:%s_disk_free_limit", "set_disk_free_limit", "1000000GB"),
 	},
 	{
 		name: "full-disk", does: "prlimit --fsize: the broker cannot write its log for --for", needs: needPid | needStart, on: []string{redis},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -18,19 +19,20 @@ import (
 // store can fail.
 type inside struct {
 	driver.Connector
+	log     *slog.Logger
 	failing atomic.Bool // publishes fail, some before and some after the store has them
 
 	mu       sync.Mutex
 	sessions map[*fragile]struct{}
 }
 
-func newInside() *inside {
-	return &inside{Connector: transport.New(transport.Config{Name: "torture"}), sessions: map[*fragile]struct{}{}}
+func newInside(log *slog.Logger) *inside {
+	return &inside{log: log, Connector: transport.New(transport.Config{Name: "torture"}), sessions: map[*fragile]struct{}{}}
 }
 
 // conn is a new Conn to it, as another program's would be.
 func (b *inside) conn(grace time.Duration) *gombu.Conn {
-	return gombu.New(b, &gombu.Config{Grace: grace})
+	return gombu.New(b, &gombu.Config{Grace: grace, Log: b.log})
 }
 
 // Connect implements driver.Connector.
@@ -176,10 +178,10 @@ func (a *actor) setTrouble(t func(context.Context) error) {
 }
 
 var memoryFaults = []fault{
-	{name: "panic", does: "a hundred handlers panic", on: onlyMemory, instead: hasProcess, inject: panics},
-	{name: "cancel", does: "the context of a Run ends; another Run follows", on: onlyMemory, instead: hasProcess, inject: cancelRun},
-	{name: "abandon", does: "handlers ignore the end of their context; their Run is abandoned and another follows", on: onlyMemory, instead: hasProcess, inject: abandon},
-	{name: "close", does: "a consumer's Conn is closed under it; another one follows", on: onlyMemory, instead: hasProcess, inject: closeConn},
+	{name: "panic", consuming: true, does: "a hundred handlers panic", on: onlyMemory, instead: hasProcess, inject: panics},
+	{name: "cancel", consuming: true, does: "the context of a Run ends; another Run follows", on: onlyMemory, instead: hasProcess, inject: cancelRun},
+	{name: "abandon", consuming: true, does: "handlers ignore the end of their context; their Run is abandoned and another follows", on: onlyMemory, instead: hasProcess, inject: abandon},
+	{name: "close", consuming: true, does: "a consumer's Conn is closed under it; another one follows", on: onlyMemory, instead: hasProcess, inject: closeConn},
 	{name: "lose-session", does: "every session ends at once, with calls under way", on: onlyMemory, instead: hasProcess, inject: loseSessions},
 	{name: "fail-store", does: "a quarter of the publishes fails for --for, some after they were stored", on: onlyMemory, instead: hasProcess, inject: failStore},
 }

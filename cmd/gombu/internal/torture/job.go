@@ -24,7 +24,8 @@ type job struct {
 	// Of a producer: messages First to Count-1; at Gate it waits to be told.
 	Producer           int
 	First, Gate, Count int
-	Size               int // of a body, in bytes, at least
+	Size               int           // of a body, in bytes, at least
+	Pace               time.Duration // between two messages, on average
 	Resend             bool
 
 	// Of a consumer.
@@ -119,6 +120,7 @@ func (d *doing) produce(ctx context.Context, conn *gombu.Conn) error {
 	})
 	defer wg.Wait()
 	defer close(line)
+	next := time.Now()
 	for seq := d.First; seq < d.Count; seq++ {
 		if seq == d.Gate {
 			if err := out.Flush(ctx); err != nil {
@@ -130,7 +132,7 @@ func (d *doing) produce(ctx context.Context, conn *gombu.Conn) error {
 			case <-ctx.Done():
 			}
 		}
-		if ctx.Err() != nil {
+		if next = later(next, d.Pace); !pause(ctx, time.Until(next)) {
 			return nil
 		}
 		id := ledger.ID{Producer: d.Producer, Seq: seq}
@@ -145,6 +147,14 @@ func (d *doing) produce(ctx context.Context, conn *gombu.Conn) error {
 		line <- sent{id, w}
 	}
 	return nil
+}
+
+// later is the moment after the last one; what was missed is not made up for.
+func later(last time.Time, pace time.Duration) time.Time {
+	if now := time.Now().Add(-time.Millisecond); last.Before(now) {
+		last = now
+	}
+	return last.Add(pace)
 }
 
 // consume handles until ctx ends.

@@ -13,10 +13,12 @@ type Result struct {
 	Broker    string   `json:"broker"` // memory, rabbitmq or redis
 	URL       string   `json:"url"`    // without secrets
 	QueueType string   `json:"queue_type,omitempty"`
-	Faults    []string `json:"faults"`
+	Fault     []string `json:"fault"`
 	Times     int      `json:"times"`
 	Consumers string   `json:"consumers"` // gombu, kombu or both
 	Seed      uint64   `json:"seed"`
+
+	For time.Duration `json:"for,omitempty"` // how long faults lasted that do
 
 	ledger.Report
 
@@ -28,7 +30,7 @@ type Result struct {
 
 func (r *run) result() *Result {
 	res := &Result{
-		Broker: r.kind, URL: r.cfg.URL, Faults: r.cfg.Faults, Times: r.cfg.Times, Seed: r.cfg.Seed,
+		Broker: r.kind, URL: r.cfg.URL, Fault: r.cfg.Faults, Times: r.cfg.Times, Seed: r.cfg.Seed,
 		Consumers: "gombu", Report: r.report, Exit: r.exit,
 	}
 	if i := strings.LastIndex(res.URL, "@"); i >= 0 {
@@ -50,6 +52,9 @@ func (r *run) result() *Result {
 	orderly := len(r.cfg.Faults) > 0
 	for i := range r.cfg.Faults {
 		orderly = orderly && r.strike(i).orderly
+		if strings.Contains(r.strike(i).does, "--for") {
+			res.For = r.cfg.For
+		}
 	}
 	if orderly && res.AckedAgain > 0 {
 		res.Wrong = append(res.Wrong, fmt.Sprintf("%d messages were seen again after they were acknowledged", res.AckedAgain))
@@ -65,8 +70,8 @@ func (r *Result) String() string {
 		what += ", " + r.QueueType + " queue"
 	}
 	faults := "no fault"
-	if len(r.Faults) > 0 {
-		faults = strings.Join(r.Faults, ", ")
+	if len(r.Fault) > 0 {
+		faults = strings.Join(r.Fault, ", ")
 	}
 	if r.Times > 1 {
 		faults += fmt.Sprintf(", %d times", r.Times)

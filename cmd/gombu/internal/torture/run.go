@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	mrand "math/rand/v2"
 	"net/url"
 	"slices"
@@ -89,7 +88,7 @@ func (r *run) blame(format string, args ...any) {
 // prepare starts the broker, the proxy and the actors.
 func (r *run) prepare(ctx context.Context) (err error) {
 	if r.kind == memory {
-		r.box = newInside()
+		r.box = newInside(r.cfg.quietLog())
 	} else if r.broker, err = newBroker(ctx, &r.cfg); err != nil {
 		return err
 	}
@@ -134,7 +133,7 @@ func (r *run) administer() (err error) {
 		return nil
 	}
 	j := job{URL: r.broker.URL(), Name: r.name + adminSuffix, Grace: r.cfg.Grace}
-	if r.admin, err = j.dial(slog.New(slog.DiscardHandler)); err != nil {
+	if r.admin, err = j.dial(r.cfg.quietLog()); err != nil {
 		return misuse("%w", err)
 	}
 	return nil
@@ -206,12 +205,16 @@ func (r *run) addConsumer(ctx context.Context, name string, python bool) error {
 // addProducer starts a producer whose first message is number first.
 func (r *run) addProducer(ctx context.Context, n, first int) error {
 	count := r.share(n)
-	gate := max(count*gateShare/100, first)
+	gate := max(count-r.tail(count), first)
 	if r.passed {
 		gate = -1
 	}
+	pace := time.Duration(0)
+	if r.cfg.Rate > 0 {
+		pace = time.Second * time.Duration(r.cfg.Producers) / time.Duration(r.cfg.Rate)
+	}
 	a, err := r.act(ctx, job{
-		Role: produces, Producer: n, First: first, Gate: gate, Count: count, Size: r.cfg.Size, Resend: r.cfg.Resend,
+		Role: produces, Pace: pace, Producer: n, First: first, Gate: gate, Count: count, Size: r.cfg.Size, Resend: r.cfg.Resend,
 	}, fmt.Sprintf("producer %d", n+1), false)
 	if err == nil {
 		r.producers = append(r.producers, a)
