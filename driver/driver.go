@@ -164,8 +164,9 @@ type Outgoing struct {
 	NoMandatory   bool // true: being routed nowhere is no error
 	Props         Properties
 	Body          []byte
-	Done          bool  // out
-	Err           error // out, when Done
+	Until         time.Time // with SenderConfig.Replicas or Fsync: when its caller gives up; zero: not known
+	Done          bool      // out
+	Err           error     // out, when Done
 }
 
 // A Receipt is the outcome of one submitted message: nil, ErrUnroutable,
@@ -288,6 +289,8 @@ type Settlement struct {
 type SenderConfig struct {
 	Window    int // messages submitted and not yet answered; > 0
 	NoConfirm bool
+	Replicas  int  // so many replicas must have a message before it is confirmed; fewer in time: ErrUncertain. OpenSender: ErrUnsupported where there are none
+	Fsync     bool // and the broker's disk; with Replicas theirs too
 }
 
 // ReceiverConfig configures a Receiver.

@@ -35,6 +35,16 @@ type Config struct {
 	// Pass is the password; DialConfig.Password, when set, wins.
 	Pass string
 
+	// Sentinels, host:port each, know where the master is that they call
+	// MasterName [master_name]; Addr and Socket are not used then. One that
+	// knows fewer than MinOtherSentinels [min_other_sentinels] is not believed.
+	Sentinels         []string
+	MasterName        string
+	MinOtherSentinels int
+	SentinelUser      string // at the sentinels [sentinel_username, sentinel_kwargs]
+	SentinelPass      string // at the sentinels [sentinel_password, sentinel_kwargs]
+	SentinelSecure    bool   // TLS to the sentinels [sentinel_ssl, sentinel_kwargs]
+
 	ClientName string // shown by CLIENT LIST; empty: ClientProperties' connection_name, then gombu [client_name]
 
 	Prefix            string // before every key and channel [global_keyprefix]
@@ -99,7 +109,7 @@ func (c Config) withDefaults() (*Config, error) {
 	if c.Steps == nil {
 		c.Steps = []int{0, 3, 6, 9}
 	}
-	c.Steps = slices.Clone(c.Steps)
+	c.Steps, c.Sentinels = slices.Clone(c.Steps), slices.Clone(c.Sentinels)
 	if c.FanoutBuffer == 0 {
 		c.FanoutBuffer = 1024
 	}
@@ -133,8 +143,25 @@ func (c *Config) check() error {
 		return bad("", "%w", errors.New("a duration is negative"))
 	case strings.ContainsFunc(c.ClientName, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return bad("client_name", "want printable ASCII without blanks, have %q", c.ClientName)
+	case len(c.Sentinels) > 0 && c.MasterName == "":
+		return bad("master_name", "the sentinels need the name of the master")
+	case len(c.Sentinels) == 0 && c.MasterName != "":
+		return bad("master_name", "want the addresses of sentinels, sentinel://host:26379/db")
+	case c.MinOtherSentinels < 0:
+		return bad("min_other_sentinels", "want a positive number, have %d", c.MinOtherSentinels)
 	case c.LoginMethod != "":
 		return bad("login_method", "Redis has no login methods: a user and a password")
 	}
 	return nil
+}
+
+// where is the server's address, for people.
+func (c *Config) where() string {
+	switch {
+	case len(c.Sentinels) > 0:
+		return c.MasterName
+	case c.Socket != "":
+		return c.Socket
+	}
+	return c.Addr
 }

@@ -26,6 +26,9 @@ func connect(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	if err == nil {
 		s.loops.Go(s.beat)
 		s.loops.Go(s.sweeper)
+		if len(c.Sentinels) > 0 {
+			s.loops.Go(s.follow)
+		}
 	}
 	return s, err
 }
@@ -41,7 +44,7 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	s := &store{
 		cfg: c, keys: newKeys(c), env: env,
 		done: make(chan struct{}), stop: make(chan struct{}), gone: make(chan struct{}), slots: make(chan struct{}, inFlight), ticked: make(chan tickReport, 1), taking: make(chan struct{}, 1),
-		own: map[string]*ownList{}, queues: map[string]declared{}, bound: map[string]struct{}{}, warned: map[string]bool{},
+		own: map[string]*ownList{}, queues: map[string]declared{}, bound: map[string]struct{}{}, warned: map[string]bool{}, keepers: map[*keeper]struct{}{},
 	}
 	s.track.init()
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))

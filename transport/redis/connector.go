@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/gombu/gombu/driver"
 	"github.com/gombu/gombu/driver/dsn"
@@ -50,6 +51,16 @@ func (c Config) String() string { return c.name() }
 
 // name is the URL without secrets and options.
 func (c *Config) name() string {
+	if len(c.Sentinels) > 0 {
+		names := make([]string, len(c.Sentinels))
+		for i, addr := range c.Sentinels {
+			at := *c
+			at.Sentinels, at.Addr, at.Socket = nil, addr, ""
+			_, rest, _ := strings.Cut(at.name(), "://")
+			names[i] = SentinelScheme + "://" + rest
+		}
+		return strings.Join(names, ";")
+	}
 	u := dsn.URL{Scheme: Scheme, User: c.User, HasUser: c.User != "" || c.Pass != "", Password: c.Pass}
 	if c.Secure {
 		u.Scheme = "rediss"

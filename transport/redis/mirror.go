@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 	"unicode/utf8"
+
+	"github.com/gombu/gombu/driver"
 )
 
 const (
@@ -49,7 +51,7 @@ func (s *store) beat() {
 			defer close(report)
 			if r, err := s.tick(mirrorAfter); err == nil {
 				report <- r
-			} else if s.ctx.Err() == nil { // an answer such as BUSY: the next heartbeat tries again
+			} else if err = s.failed("heartbeat", "", driver.ErrUnavailable, err); s.ctx.Err() == nil { // an answer such as BUSY: the next heartbeat tries again
 				s.env.Log.Warn("redis: heartbeat", "error", err)
 			}
 		})

@@ -23,25 +23,9 @@ const (
 // tombstone marks a settled position; no message starts with NUL and this owner's id.
 func tombstone(owner string) string { return "\x00" + owner }
 
-const tryStart = `{"gombu-try": `
-
-// tries reads the count that an envelope carries as its first member; 0: none.
-func tries(text string) int {
-	rest, ok := strings.CutPrefix(text, tryStart)
-	if !ok {
-		return 0
-	}
-	end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
-	n, err := strconv.Atoi(rest[:max(end, 0)])
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
 // Settle ends claims, a script for each own list. Requeue and Release put the
 // message back at the head of the list it came from, several in their old
-// order; Requeue counts the attempt in the text. Reject drops, as Kombu does.
+// order; Requeue says in the text that it was started. Reject drops, as Kombu does.
 // Delay is ErrUnsupported. A claim that a peer took over is ErrLeaseLost.
 func (s *store) Settle(ctx context.Context, all []virtual.Settlement) error {
 	groups := map[*ownList][]*virtual.Settlement{}
@@ -52,7 +36,7 @@ func (s *store) Settle(ctx context.Context, all []virtual.Settlement) error {
 		switch st.Err = s.refuse(st); {
 		case st.Err != nil:
 		case l == nil:
-			st.Err = &driver.Error{Op: "settle", Transport: Scheme, Kind: driver.ErrLeaseLost, Err: errors.New("the claim is not of this session")}
+			st.Err = s.notOurs("settle", "the claim is not of this session")
 		default:
 			if groups[l] == nil {
 				order = append(order, l)
@@ -143,22 +127,27 @@ func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settle
 		return out, err
 	}, nil)
 	if err != nil {
-		over := s.Err()
+		if s.Err() != nil {
+			err = s.notOurs("settle", "")
+		}
 		for _, st := range g {
-			if st.Err = err; over != nil {
-				st.Err = &driver.Error{Op: "settle", Transport: Scheme, Kind: driver.ErrLeaseLost, Err: over}
-			}
+			st.Err = err
 		}
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for i, st := range g {
-		delete(l.open, st.Tag.ID)
+		s.forget(l, st.Tag.ID)
 		if ours[i] == 0 {
-			st.Err = &driver.Error{Op: "settle", Transport: Scheme, Entity: l.queue, Kind: driver.ErrLeaseLost, Err: errors.New("a peer restored the message")}
+			st.Err = s.notOurs("settle", "a peer restored the message")
 		}
 	}
+}
+
+// forget ends an open claim on our side.
+func (s *store) forget(l *ownList, pos uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(l.open, pos)
 }
 
 func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []string, renew []rueidis.Completed) {
@@ -179,7 +168,7 @@ func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []st
 		case st.Verbatim != "":
 			what, to = "move", key(st.Verbatim)
 		case st.Outcome == driver.Requeue:
-			what, to = "fail", key(l.list)
+			what, to = "tried", key(l.list)
 		case st.Outcome == driver.Release:
 			what, to = "head", key(l.list)
 		}
@@ -215,11 +204,9 @@ func (s *store) release(claims []virtual.Claim, noAck bool) {
 				s.lost(err) // nobody knows of these claims any more: the reaper must find them
 				return
 			}
-			s.mu.Lock()
 			for _, st := range batch {
-				delete(l.open, st.Tag.ID)
+				s.forget(l, st.Tag.ID)
 			}
-			s.mu.Unlock()
 		}
 	}
 }

@@ -6,7 +6,8 @@
 --       most, for they may be many; then for each claim, newest first:
 --       position, what, key, n, then n times: key, text
 --       what  drop: forget it; head: back to KEYS[key] where it came from, to
---             be next; fail: so, and count the attempt; move: to KEYS[key]
+--             be next; tried: so, and it was started, at least once; move: to
+--             KEYS[key]
 --       The n texts are pushed in the same step.
 -- Returns -1 when another process has taken over (nothing was done), else for
 -- each claim 1, or 0 when it is no longer ours (nothing was done for it). A
@@ -35,11 +36,10 @@ while a <= #ARGV do
     redis.call('LSET', KEYS[3], base - pos, ARGV[3])
   end
   if ours then
-    if what == 'fail' and string.find(text, '^{%s*"') then
-      local tries, rest = string.match(text, '^{"gombu%-try": (%d+)(.*)$')
-      text = '{"gombu-try": ' .. (tonumber(tries or 0) + 1) .. (rest or ', ' .. string.sub(text, 2))
+    if what == 'tried' and string.find(text, '^{%s*"') and string.sub(text, 1, 12) ~= '{"gombu-try"' then
+      text = '{"gombu-try": 1, ' .. string.sub(text, 2)
     end
-    if what == 'head' or what == 'fail' then redis.call('RPUSH', KEYS[tonumber(ARGV[a + 2])], text) end
+    if what == 'head' or what == 'tried' then redis.call('RPUSH', KEYS[tonumber(ARGV[a + 2])], text) end
     if what == 'move' then redis.call('LPUSH', KEYS[tonumber(ARGV[a + 2])], text) end
     for i = a + 4, a + 3 + 2 * n, 2 do redis.call('LPUSH', KEYS[tonumber(ARGV[i])], ARGV[i + 1]) end
   end

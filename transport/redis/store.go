@@ -43,6 +43,7 @@ type store struct {
 	queues  map[string]declared // what this session created
 	bound   map[string]struct{} // exchanges whose bindings this session has seen
 	warned  map[string]bool
+	keepers map[*keeper]struct{}
 }
 
 // declared is what Create was told of a queue.
@@ -55,6 +56,7 @@ var (
 	_ virtual.Router      = (*store)(nil)
 	_ virtual.Broadcaster = (*store)(nil)
 	_ virtual.Lister      = (*store)(nil)
+	_ driver.Counter      = (*store)(nil)
 )
 
 // Info says what Redis lists can do.
@@ -63,7 +65,7 @@ func (s *store) Info() virtual.Info { return info }
 var info = virtual.Info{
 	Bytes:  true,
 	Atomic: true,
-	Queue:  driver.QueueFeatures{Requeue: true, Priority: true, Ordered: true, Durable: true},
+	Queue:  driver.QueueFeatures{Requeue: true, Priority: true, Ordered: true, Durable: true, Counts: driver.CountStarts},
 }
 
 // Done is closed when the session is over.
@@ -90,12 +92,15 @@ func (s *store) end(err error) {
 		s.cancel(err)
 		s.link.hangUp()
 		s.fanout.hangUp()
+		for _, k := range s.openKeepers() {
+			k.link.hangUp()
+		}
 	}
 }
 
 // lost ends the session because its connection broke.
 func (s *store) lost(err error) {
-	s.end(&driver.Error{Op: "session", Transport: Scheme, Entity: s.cfg.Addr, Kind: driver.ErrUnavailable, Err: err})
+	s.end(&driver.Error{Op: "session", Transport: Scheme, Entity: s.link.addr, Kind: driver.ErrUnavailable, Err: err})
 }
 
 // fenced ends the session because another process has taken its claims over.
