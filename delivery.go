@@ -42,7 +42,7 @@ type Delivery struct {
 
 	try     int       // the number of the start to come, or of the one that was; at least 1
 	ended   bool      // the start before that came to its end, in a handler's error
-	asked   time.Time // when it first wanted to start alone; zero: it did not
+	asked   time.Time // when it first wanted to start; see suspects
 	counted bool      // the start to come is counted, or cannot be
 	done    bool      // its handler has done with it, whatever became of the claim
 	tries   int       // what failed about it besides its handler

@@ -34,13 +34,13 @@ func (s *suspects) enter(d *Delivery) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
+	if d.asked.IsZero() {
+		d.asked = now
+	}
 	if s.alone != nil && now.Before(s.until) {
 		return false
 	}
 	if d.suspect() {
-		if d.asked.IsZero() {
-			d.asked = now
-		}
 		if len(s.running) > 0 && now.Sub(d.asked) < aloneFor {
 			return false
 		}
