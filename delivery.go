@@ -37,6 +37,13 @@ type Delivery struct {
 	tag   driver.Tag
 	state atomic.Uint32
 	one   [1]driver.Settlement // so that settling in place allocates nothing
+
+	try     int    // the number of the start to come, or of the one that was; at least 1
+	counted bool   // the start to come is counted, or cannot be
+	done    bool   // its handler has done with it, whatever became of the claim
+	tries   int    // what failed about it besides its handler
+	dead    *death // it is on its way to the dead-letter queue
+	turn    *turn  // it is no message yet, but the next one of the retry queue
 }
 
 const (
@@ -60,12 +67,33 @@ func (d *Delivery) LogValue() slog.Value { return slog.StringValue(d.String()) }
 // fill makes d the delivery of in.
 func (d *Delivery) fill(in *driver.Incoming, rec *reception) {
 	d.Queue, d.Exchange, d.Key, d.ConsumerTag = rec.src.queue, in.Exchange, in.Key, in.ConsumerTag
-	d.Redelivered, d.Attempt = in.Redelivered, in.Attempt
+	d.Redelivered = in.Redelivered
 	d.Properties, d.Body, d.fault = in.Props, in.Body, in.DecodeErr
 	if in.Raw != nil {
 		d.Body = in.Raw
 	}
 	d.rec, d.tag = rec, in.Tag
+	switch {
+	case !in.Redelivered || rec.counts == countStore:
+		d.try = max(in.Attempt, 1)
+		d.Attempt = d.try
+	case rec.counts == countMoved:
+		d.try, d.Attempt = 2, 2 // what the broker counts, if anything, is deliveries
+	default:
+		d.try = 1 // elsewhere it may have been started, or not
+	}
+}
+
+// anew is d for another run under the same claim. To whoever still has d it is
+// settled; nil: it was before.
+func (d *Delivery) anew() *Delivery {
+	if !d.claim(stRequeued) {
+		return nil
+	}
+	return &Delivery{
+		Queue: d.Queue, Exchange: d.Exchange, Key: d.Key, ConsumerTag: d.ConsumerTag, Redelivered: true, Attempt: d.try,
+		Properties: d.Properties, Body: d.Body, plain: d.plain, fault: d.fault, rec: d.rec, tag: d.tag, try: d.try, counted: true,
+	}
 }
 
 // Bytes is the body, decompressed. It fails with ErrUndecodable, also when the

@@ -57,6 +57,10 @@ func TestMain(m *testing.M) {
 		beVictim(os.Getenv(victimURL), queue)
 		return
 	}
+	if how := os.Getenv(eaterHow); how != "" {
+		beEater(how, os.Getenv(eaterURL), os.Getenv(eaterQueue))
+		return
+	}
 	os.Exit(m.Run())
 }
 
