@@ -165,6 +165,9 @@ func (r Report) String() string {
 	line("lost", r.Lost, "")
 	line("duplicated", r.Duplicated, "")
 	line("acked and again", r.AckedAgain, "")
+	if r.Removed > 0 {
+		line("removed", r.Removed, "")
+	}
 	line("out of order", r.OutOfOrder, "")
 	line("longest silence", Round(r.LongestSilence), "")
 	for _, f := range r.Faults {

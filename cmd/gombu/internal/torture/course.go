@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gombu/gombu"
 	"github.com/gombu/gombu/gombutest/ledger"
 )
 
@@ -65,6 +66,9 @@ func (r *run) torture(ctx context.Context) error {
 		}
 	}
 	r.drain(ctx)
+	if err := r.bury(ctx); err != nil {
+		return err
+	}
 	r.report = r.led.Report()
 	return r.stopConsumers(ctx)
 }
@@ -140,6 +144,12 @@ func (r *run) gate(ctx context.Context) error {
 	return nil
 }
 
+// The queues that gombu keeps beside another.
+const (
+	retryPrefix = "gombu.retry."
+	deadPrefix  = "gombu.dead."
+)
+
 // quiet is how long nothing happens, once nothing is going on.
 const quiet = time.Second
 
@@ -160,12 +170,45 @@ func (r *run) quiesce(ctx context.Context) error {
 	return nil
 }
 
-// empty says whether the broker knows of nothing in the queue, claimed or not.
+// empty says whether the broker knows of nothing in the queues, claimed or not.
 func (r *run) empty(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	info, err := r.admin.Inspect(ctx, r.queue)
-	return err == nil && info.Ready <= 0 && info.Unsettled <= 0
+	for _, q := range []string{r.queue, retryPrefix + r.queue} {
+		info, err := r.admin.Inspect(ctx, q)
+		if errors.Is(err, gombu.ErrNotFound) && q != r.queue {
+			continue
+		}
+		if err != nil || info.Ready > 0 || info.Unsettled > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// bury enters the dead letters: a message that was started too often is not
+// lost.
+func (r *run) bury(ctx context.Context) error {
+	dead := deadPrefix + r.queue
+	info, err := r.admin.Inspect(ctx, dead)
+	if errors.Is(err, gombu.ErrNotFound) || err == nil && info.Ready == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Patience)
+	defer cancel()
+	return r.admin.Run(ctx, gombu.ConsumerConfig{Queues: []string{dead}}, gombu.Typed(func(_ context.Context, b body, _ *gombu.Delivery) error {
+		if id, err := ledger.ParseID(b.ID); err == nil {
+			r.led.Removed(id)
+			r.say("%v is a dead letter", id)
+		}
+		if info.Ready--; info.Ready == 0 {
+			cancel()
+		}
+		return nil
+	}))
 }
 
 // finished waits for a producer to have sent all, and its outcomes to be known.

@@ -285,8 +285,11 @@ func (r *run) end() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		// What is left on the user's broker when that does not answer is said.
-		if err := r.admin.Delete(ctx, r.topology(), nil); err != nil {
-			r.say("queue %s was not deleted: %v", r.queue, err)
+		for _, q := range []string{r.queue, retryPrefix + r.queue, deadPrefix + r.queue} {
+			err := r.admin.Delete(ctx, gombu.Topology{Queues: []gombu.Queue{{Name: q}}}, nil)
+			if err != nil && !errors.Is(err, gombu.ErrNotFound) {
+				r.say("queue %s was not deleted: %v", q, err)
+			}
 		}
 		_ = r.admin.Close()
 	}
