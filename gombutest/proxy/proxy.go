@@ -187,6 +187,8 @@ func (p *Proxy) accept() {
 
 // serve carries one connection until its end.
 func (p *Proxy) serve(client net.Conn) {
+	// A buffer that the kernel grows by itself would hide a hold for long.
+	_ = client.(*net.TCPConn).SetReadBuffer(32 << 10)
 	k := &link{client: client, gone: make(chan struct{})}
 	k.end = sync.OnceFunc(func() {
 		close(k.gone)

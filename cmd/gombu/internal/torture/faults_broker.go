@@ -39,7 +39,7 @@ func (r *run) startAgain(ctx context.Context, f *ledger.Fault) error {
 		return err
 	}
 	f.Over()
-	r.say("the broker answers again, %v after its start", time.Since(start).Round(time.Millisecond))
+	r.logf("the broker answers again, %v after its start", time.Since(start).Round(time.Millisecond))
 	return nil
 }
 

@@ -70,10 +70,10 @@ func clientKill(ctx context.Context, r *run) error {
 	_, private, _ := kindOf(r.cfg.URL)
 	f := r.led.Mark("CLIENT KILL")
 	n := 0
-	for _, line := range strings.Split(strings.TrimSpace(list), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(list), "\n") {
 		var id int64
 		ours := private
-		for _, field := range strings.Fields(line) {
+		for field := range strings.FieldsSeq(line) {
 			k, v, _ := strings.Cut(field, "=")
 			switch k {
 			case "id":
@@ -203,7 +203,7 @@ func fullDisk(ctx context.Context, r *run) error {
 		f.Over()
 		return err
 	}
-	r.say("the broker has ended itself")
+	r.logf("the broker has ended itself")
 	return r.startAgain(ctx, f)
 }
 
