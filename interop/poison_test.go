@@ -23,6 +23,7 @@ func poisonBrokers() map[string]poisonBroker {
 	rabbit := brokers()[0]
 	return map[string]poisonBroker{
 		"classic": {rabbit, gombu.Queue{}},
+		"redis":   {brokers()[1], gombu.Queue{}},
 		"quorum":  {rabbit, gombu.Queue{Args: gombu.Headers{{Key: "x-queue-type", Value: "quorum"}}}},
 	}
 }
