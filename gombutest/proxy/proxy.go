@@ -117,6 +117,9 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.delay = d
 }
 
+// Links is how many links there are.
+func (p *Proxy) Links() int { return len(p.all()) }
+
 // Cut closes all links at once and says how many there were.
 func (p *Proxy) Cut() int {
 	all := p.all()

@@ -41,13 +41,12 @@ type run struct {
 	passed    bool // the gate is open: who comes later needs not wait
 	report    ledger.Report
 
-	mu    sync.Mutex
 	wrong []string
 	exit  time.Duration // the longest that a consumer took after SIGTERM
 }
 
 // Run runs the torture. The error says why it could not be run to its end; what
-// it found is in the Result.
+// it found, until then, is in the Result, which is nil when it did not begin.
 func Run(ctx context.Context, cfg Config) (*Result, error) {
 	full, err := cfg.withDefaults()
 	if err != nil {
@@ -69,7 +68,8 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, err
 	}
 	if err := r.torture(ctx); err != nil {
-		return nil, err
+		r.report = r.led.Report()
+		return r.result(), err
 	}
 	return r.result(), nil
 }
@@ -80,8 +80,6 @@ func (r *run) logf(format string, args ...any) {
 
 // blamef notes something that no fault excuses.
 func (r *run) blamef(format string, args ...any) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.wrong = append(r.wrong, fmt.Sprintf(format, args...))
 }
 
