@@ -27,7 +27,7 @@ func (s *store) Close(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.end(ended(ctx, "close", driver.ErrUnavailable)) })
 	defer stop()
 	var err error
-	if s.stopWork() {
+	if s.stopWork() && s.claims {
 		err = s.giveBack()
 	}
 	s.end(&driver.Error{Op: "session", Transport: Scheme, Kind: driver.ErrClosed})

@@ -22,7 +22,7 @@ var (
 
 // connect opens a session and starts its goroutines.
 func connect(ctx context.Context, c *Config, env driver.Env) (*store, error) {
-	s, err := greeted(ctx, c, env)
+	s, err := greeted(ctx, c, env, true)
 	if err == nil {
 		s.loops.Go(s.beat)
 		s.loops.Go(s.sweeper)
@@ -33,16 +33,25 @@ func connect(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	return s, err
 }
 
-// greeted opens a connection, logs in, checks the server and registers the
-// owner as alive.
-func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
+// connectNode opens the store of a cluster's node, which claims nothing.
+func connectNode(ctx context.Context, c *Config, env driver.Env) (*store, error) {
+	s, err := greeted(ctx, c, env, false)
+	if err == nil {
+		s.loops.Go(s.listen)
+	}
+	return s, err
+}
+
+// greeted opens a connection, logs in, checks the server and, to claim,
+// registers the owner as alive.
+func greeted(ctx context.Context, c *Config, env driver.Env, claims bool) (*store, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.ConnectTimeout)
 	defer cancel()
 	if env.Owner == "" {
 		env.Owner = rand.Text()
 	}
 	s := &store{
-		cfg: c, keys: newKeys(c), env: env,
+		cfg: c, keys: newKeys(c), env: env, claims: claims,
 		done: make(chan struct{}), stop: make(chan struct{}), gone: make(chan struct{}), slots: make(chan struct{}, inFlight), ticked: make(chan tickReport, 1), taking: make(chan struct{}, 1),
 		own: map[string]*ownList{}, queues: map[string]declared{}, bound: map[string]struct{}{}, warned: map[string]bool{}, keepers: map[*keeper]struct{}{},
 	}
@@ -56,7 +65,7 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	s.fanout.init(s)
 	s.link.watch(s.lost)
 	stop := context.AfterFunc(ctx, func() { s.end(connectError(ctx, c, context.Cause(ctx))) })
-	if err := s.greet(); err != nil {
+	if err := s.greet(claims); err != nil {
 		stop()
 		err = connectError(ctx, c, err)
 		s.end(err)
@@ -72,9 +81,9 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	return s, nil
 }
 
-// greet checks what kind of server this is, asks it for tracking and makes the
-// owner known.
-func (s *store) greet() error {
+// greet checks what kind of server this is, asks it for tracking and makes an
+// owner that claims known.
+func (s *store) greet(claims bool) error {
 	answers := s.link.client.DoMulti(s.ctx,
 		s.command("HELLO"), s.command("INFO", "server"), s.command("INFO", "memory"), s.command("TIME"),
 		s.command("CLIENT", "TRACKING", "ON", "OPTIN"))
@@ -101,6 +110,9 @@ func (s *store) greet() error {
 	if s.track.on = answers[4].Error() == nil; !s.track.on {
 		s.env.Log.Info("redis: no client tracking, claims poll", "error", answers[4].Error())
 	}
+	if !claims {
+		return nil
+	}
 	now, err := answers[3].AsIntSlice()
 	if err != nil || len(now) != 2 {
 		return fmt.Errorf("TIME: %w", err)
@@ -120,9 +132,13 @@ func (s *store) checkServer(hello map[string]rueidis.RedisMessage, server string
 		return &driver.Error{Op: "connect", Transport: Scheme, Kind: driver.ErrUnsupported,
 			Err: fmt.Errorf("redis %s: want 6.2 or later, with RESP3", version)}
 	}
-	if mode := field("mode"); mode != "" && mode != "standalone" {
+	wanted, instead := "standalone", "redis+cluster:// is for a cluster, sentinel:// for sentinels"
+	if s.keys.cluster {
+		wanted, instead = "cluster", "redis:// is for a single server"
+	}
+	if mode := field("mode"); mode != "" && mode != wanted {
 		return &driver.Error{Op: "connect", Transport: Scheme, Kind: driver.ErrUnsupported,
-			Err: fmt.Errorf("the server runs in %s mode: want a single server", mode)}
+			Err: fmt.Errorf("the server runs in %s mode: %s", mode, instead)}
 	}
 	if role := field("role"); role != "" && role != "master" {
 		return &driver.Error{Op: "connect", Transport: Scheme, Kind: driver.ErrUnavailable,

@@ -65,6 +65,27 @@ func (s *store) beat() {
 	}
 }
 
+// listen is beat for a session that claims nothing: it finds a silent server.
+func (s *store) listen() {
+	ticker := time.NewTicker(beatEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-s.stop:
+			return
+		case <-s.done:
+			return
+		}
+		report := make(chan tickReport, 1)
+		s.loops.Go(func() {
+			defer close(report)
+			s.link.client.Do(s.ctx, s.command("PING"))
+		})
+		s.hear(report)
+	}
+}
+
 // hear waits for the heartbeat's answer. A server that owes it and moves no
 // byte for too long is given up, and with it the session.
 func (s *store) hear(report <-chan tickReport) (tickReport, bool) {

@@ -21,6 +21,8 @@ type store struct {
 	link *link
 	run  string // the server's run id and our client id there, what the alive key says
 
+	claims bool // it is known as an owner
+
 	ctx    context.Context // ends with the session
 	cancel context.CancelCauseFunc
 	done   chan struct{}
