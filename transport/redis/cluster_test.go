@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -154,4 +155,40 @@ func TestClusterFailover(t *testing.T) {
 	})
 	resumed(t, "kill -9 of a master", at, f)
 	f.settled(30 * time.Second)
+}
+
+// clusterConfig is that of the shared test cluster, or skips.
+func clusterConfig(t testing.TB) Config {
+	t.Helper()
+	set := startCluster(t)
+	c, err := fromText("redis+cluster://" + set.servers[0].addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// clusterKeys runs a command on every key of every master that fits, and shows
+// what each answered.
+func clusterKeys(t testing.TB, c Config, pattern, command string, args ...string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	m, err := ask(c.Cluster[0], "CLUSTER", "NODES")
+	text, _ := m.ToString()
+	slots, err2 := parseNodes(text, c.Cluster[0], false)
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range slots.masters() {
+		m, err := ask(addr, "KEYS", pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys, _ := m.AsStrSlice()
+		for _, key := range keys {
+			m, _ := ask(addr, append([]string{command, key}, args...)...)
+			out[key] = m.String()
+		}
+	}
+	return out
 }
