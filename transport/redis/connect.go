@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	errFenced = errors.New("another process took over this session's claims: it was silent for longer than its lease")
+	errFenced = errors.New("this session is fenced: another process took its claims over, because it was silent for longer than its lease, or the server lost its keys")
 	errOwner  = errors.New("an owner of this id exists or existed: ids may not be used twice")
 	errSilent = errors.New("the server owes an answer and is silent")
 )
