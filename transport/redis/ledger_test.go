@@ -215,9 +215,7 @@ func TestLeaseEndsASilentOwner(tt *testing.T) {
 	silent, _ := t.open()
 	t.push(silent, "q", "a")
 	t.claim(silent, 1, "q")
-	close(silent.stop)
-	silent.loops.Wait()
-	silent.stop = make(chan struct{}) // for Close
+	stopBeating(silent)
 	other, _ := t.open()
 	full := *other.cfg
 	eventually(t, "suspicion", func() bool {

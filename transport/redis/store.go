@@ -70,6 +70,7 @@ var (
 	_ virtual.Broadcaster = (*store)(nil)
 	_ virtual.Lister      = (*store)(nil)
 	_ driver.Counter      = (*store)(nil)
+	_ driver.Holder       = (*store)(nil)
 )
 
 // Info says what Redis lists can do.
