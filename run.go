@@ -212,7 +212,7 @@ func (r *run) waitSources() {
 
 func (r *run) worker() {
 	for d := r.jobs.pop(); d != nil; d = r.jobs.pop() {
-		if d.rec.over.Load() {
+		if d.rec.over.Load() || d.rec.sess.hold(r.intake) != nil && r.intake.Err() == nil {
 			continue // its session is lost and the broker delivers it again
 		}
 		if r.intake.Err() != nil {

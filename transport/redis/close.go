@@ -27,7 +27,7 @@ func (s *store) Close(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.end(ended(ctx, "close", driver.ErrUnavailable)) })
 	defer stop()
 	var err error
-	if s.stopWork() && s.claims {
+	if s.stopWork() {
 		err = s.giveBack()
 	}
 	s.end(&driver.Error{Op: "session", Transport: Scheme, Kind: driver.ErrClosed})
@@ -56,7 +56,7 @@ func (s *store) stopWork() bool {
 			return false
 		}
 	}
-	return s.Err() == nil
+	return s.Err() == nil && s.claims && s.awaiting() == nil
 }
 
 // giveBack fences this owner and takes its claims over itself.

@@ -54,6 +54,7 @@ var (
 	_ virtual.Lister      = (*cluster)(nil)
 	_ virtual.Keeper      = (*cluster)(nil)
 	_ driver.Counter      = (*cluster)(nil)
+	_ driver.Holder       = (*cluster)(nil)
 )
 
 // clusterInfo differs from a single server's: what spans queues spans slots.
@@ -110,16 +111,27 @@ func onceEach(notify func(driver.Event)) func(driver.Event) {
 func (c *cluster) moved(m slotMap) {
 	masters := m.masters()
 	for _, s := range c.stores() {
+		l := s.standing()
+		if l == nil {
+			continue
+		}
 		if s.cfg.home == "" {
-			if !slices.Contains(masters, s.link.addr) {
+			if !slices.Contains(masters, l.addr) {
 				s.lost(errors.New("the node has no slots any more"))
 			}
 			continue
 		}
-		if r, ok := m.find(slotOf(s.cfg.home)); ok && r.addr != s.link.addr && r.epoch >= s.link.epoch {
+		if r, ok := m.find(slotOf(s.cfg.home)); ok && r.addr != l.addr && r.epoch >= l.epoch {
 			s.lost(fmt.Errorf("the slot of %q is now at %s", s.cfg.home, r.addr))
 		}
 	}
+}
+
+// as is what a store of this session is told.
+func (c *cluster) as(role driver.Role) driver.Env {
+	env := c.env
+	env.Role = role
+	return env
 }
 
 // stores are those that are open.
@@ -189,7 +201,7 @@ func (c *cluster) node(ctx context.Context, slot uint16) (*store, error) {
 			return nil, err
 		}
 		s, err := c.open(ctx, c.nodes, r.addr, func(ctx context.Context) (*store, error) {
-			return connectNode(ctx, c.cfg.node(r.addr), c.env)
+			return connect(ctx, c.cfg.node(r.addr), c.as(driver.Publish))
 		})
 		if err == nil || errors.Is(err, driver.ErrDenied) || errors.Is(err, driver.ErrUnsupported) || ctx.Err() != nil || c.Err() != nil {
 			return s, err
@@ -203,7 +215,7 @@ func (c *cluster) ledger(ctx context.Context, queue string) (*store, error) {
 	return c.open(ctx, c.ledgers, queue, func(ctx context.Context) (*store, error) {
 		at := *c.cfg
 		at.home, at.cluster = queue, c
-		s, err := connect(ctx, &at, c.env)
+		s, err := connect(ctx, &at, c.as(driver.Consume))
 		if err != nil {
 			return nil, err
 		}

@@ -248,3 +248,27 @@ func (c *cluster) Begin(ctx context.Context, all []driver.Start) error {
 	})
 	return c.Err()
 }
+
+// Hold returns when all ledgers with open claims are certain of them.
+func (c *cluster) Hold(ctx context.Context) error {
+	for _, s := range c.stores() {
+		if s.busy() {
+			if err := s.Hold(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return c.Err()
+}
+
+// busy: there are open claims.
+func (s *store) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.own {
+		if len(l.open) > 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -50,6 +50,7 @@ var features = driver.Features{
 	Confirm:        true,
 	Mandatory:      true,
 	SharedBindings: true,
+	SplitRoles:     true, // a lane wants a clean cut, claims outlive a connection
 	Keeps:          []string{"priority", "x-expires"},
 	MaxBody:        maxText / 4 * 3, // in base64
 }

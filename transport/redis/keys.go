@@ -16,8 +16,12 @@ import (
 //	                                  The fence: made once for an owner id and never again,
 //	                                  deleted by whoever takes over; expires long after the lease.
 //	gombu:owners              zset    owner -> server time of its last heartbeat.
-//	gombu:ledger:<owner>      hash    b:<list> -> positions settled and trimmed from the own
-//	                                  list's old end; m:<list> -> positions mirrored so far.
+//	gombu:ledger:<owner>      hash    b:<list> -> positions trimmed from the own list's old
+//	                                  end; m:<list> -> positions mirrored so far;
+//	                                  p:<position>:<list> -> text of an open claim that was
+//	                                  trimmed, because very many behind it are settled;
+//	                                  x:<position>:<list>: ended, and it was not ours then,
+//	                                  until the owner knows.
 //	gombu:own:<owner>:<list>  list    texts claimed and not yet trimmed, newest at the left.
 //
 // The last three carry no TTL: they hold messages or lead to them, so that only

@@ -137,7 +137,7 @@ func envelopeOf(i int) string {
 func (m *model) connect() *store {
 	m.made++
 	env := driver.Env{Owner: fmt.Sprint("o", m.made), Notify: func(driver.Event) {}, Log: slog.New(slog.DiscardHandler)}
-	s, err := greeted(soon(m), m.cfg, env, true)
+	s, err := greeted(soon(m), m.cfg, env)
 	if err != nil {
 		m.Fatal(err)
 	}

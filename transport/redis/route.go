@@ -112,7 +112,7 @@ func (s *store) Table(ctx context.Context, exchange, since string) (virtual.Tabl
 	}
 	r, err := call(ctx, s, "route", driver.ErrUnavailable, func() (read, error) {
 		key := s.keys.bindings(exchange)
-		if s.track.on && since != "" && s.track.known(key, since) {
+		if s.track.on.Load() && since != "" && s.track.known(key, since) {
 			if err := s.link.client.Do(s.ctx, s.barrier(key)).Error(); err != nil {
 				return read{}, err
 			}
@@ -143,7 +143,7 @@ func (s *store) barrier(key string) rueidis.Completed {
 func (s *store) readTable(key string) (members []string, version string, err error) {
 	reading := s.track.reading(key)
 	cmds := []rueidis.Completed{s.command("SMEMBERS", key)}
-	if s.track.on {
+	if s.track.on.Load() {
 		cmds = slices.Insert(cmds, 0, s.command("CLIENT", "CACHING", "YES"))
 	}
 	answers := s.link.client.DoMulti(s.ctx, cmds...)

@@ -233,6 +233,8 @@ func dialNamed(ctx context.Context, c *Config, all []*sentinel, v view, onKeys f
 	return l, nil
 }
 
+var errSwitched = errors.New("the sentinels have a new master")
+
 // follow ends the connection once the sentinels name another master, and that
 // one says so itself: the old one may stand and answer for long, alone.
 func (s *store) follow() {
@@ -258,12 +260,13 @@ func (s *store) follow() {
 			return
 		}
 		views, err := askAll(ctx, s.cfg, all)
-		if err != nil || views[0].down || !s.link.supersededBy(views) {
+		l := s.standing()
+		if err != nil || views[0].down || l == nil || !l.supersededBy(views) {
 			continue
 		}
 		if l, err := dialNamed(ctx, s.cfg, all, views[0], nil); err == nil {
 			l.shut()
-			s.lost(fmt.Errorf("the sentinels have a new master, %s", views[0].addr))
+			s.lost(fmt.Errorf("%w: %s", errSwitched, views[0].addr))
 		}
 	}
 }

@@ -26,17 +26,43 @@ func (s *store) sweeper() {
 		case <-s.done:
 			return
 		}
+		select { // so that the connection is not replaced meanwhile
+		case s.slots <- struct{}{}:
+		case <-s.stop:
+			return
+		case <-s.done:
+			return
+		}
+		s.recall()
 		s.takeOver(&watch, r)
 		now := time.Now()
-		if r.overdue == 0 || now.Sub(swept) < s.cfg.RestoreInterval || r.overdue == stuck && now.Before(idle) {
-			continue
+		if r.overdue > 0 && now.Sub(swept) >= s.cfg.RestoreInterval && (r.overdue != stuck || now.After(idle)) {
+			swept = now
+			if s.sweep(r.due) == 0 { // entries that lead nowhere: look again when they are more
+				stuck, idle = r.overdue, now.Add(time.Minute)
+			} else {
+				stuck = 0
+			}
 		}
-		swept = now
-		if s.sweep(r.due) == 0 { // entries that lead nowhere: look again when they are more
-			stuck, idle = r.overdue, now.Add(time.Minute)
-		} else {
-			stuck = 0
-		}
+		<-s.slots
+	}
+}
+
+// recall gives back claims of our own that got astray while the connection stood.
+func (s *store) recall() {
+	if !s.astray.Swap(false) {
+		return
+	}
+	select {
+	case s.taking <- struct{}{}:
+	case <-s.stop:
+		return
+	case <-s.done:
+		return
+	}
+	defer s.endTaking()
+	if s.returnStrays() != nil {
+		s.astray.Store(true)
 	}
 }
 
