@@ -218,7 +218,7 @@ func (r *run) worker(i int) {
 			if d = t.pull(); d == nil {
 				continue
 			}
-		case d.rec.over.Load():
+		case d.rec.over.Load() || d.rec.sess.hold(r.intake) != nil && r.intake.Err() == nil:
 			continue // its session is lost and the broker delivers it again
 		case r.intake.Err() != nil:
 			r.unstarted(d)

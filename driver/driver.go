@@ -120,6 +120,16 @@ type Puller interface {
 	OpenPuller(ctx context.Context, queue string) (Receiver, error)
 }
 
+// A Holder is a Conn whose claims others take over when it is not heard of for
+// long: it cannot know while its process does not run.
+type Holder interface {
+	// Hold returns nil, at once, while the claims are certain to be its own; the
+	// core calls it before it starts a handler. After a gap it waits until that
+	// is known. An error means that nothing is to be started: the session is
+	// over, or ctx ended.
+	Hold(ctx context.Context) error
+}
+
 // Op is what a Step does.
 type Op uint8
 

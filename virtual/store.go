@@ -106,7 +106,7 @@ type Info struct {
 
 // Optional interfaces of a Store, found by type assertion. Two more are
 // driver.Leaser and driver.Counter, with the store's own tags: its receivers
-// have these abilities then.
+// have these abilities then. With driver.Holder its sessions are Holders.
 type (
 	// A Router shares bindings between processes.
 	Router interface {

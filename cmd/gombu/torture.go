@@ -88,19 +88,19 @@ func (a *app) runTorture(cmd *cobra.Command, cfg torture.Config, asJSON bool) (e
 	}
 	cfg.Log, cfg.Verbose = a.stderr, a.verbose
 	result, err := torture.Run(cmd.Context(), cfg)
-	switch {
-	case errors.Is(err, torture.ErrUsage):
+	if errors.Is(err, torture.ErrUsage) {
 		return usageError{err}
-	case err != nil:
-		return err
 	}
-	if asJSON {
-		err = json.NewEncoder(a.stdout).Encode(result)
-	} else {
-		_, err = fmt.Fprint(a.stdout, result)
+	switch {
+	case result == nil:
+	case asJSON:
+		err = errors.Join(err, json.NewEncoder(a.stdout).Encode(result))
+	default:
+		_, werr := fmt.Fprint(a.stdout, result)
+		err = errors.Join(err, werr)
 	}
-	if len(result.Wrong) > 0 {
-		return fmt.Errorf("%s", strings.Join(result.Wrong, "; "))
+	if err == nil && len(result.Wrong) > 0 {
+		return errors.New(strings.Join(result.Wrong, "; "))
 	}
 	return err
 }

@@ -2,14 +2,20 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/gombu/gombu/cmd/gombu/internal/torture"
 	"github.com/gombu/gombu/internal/leak"
+	"github.com/gombu/gombu/internal/proc"
 )
 
 func TestMain(m *testing.M) {
@@ -61,8 +67,40 @@ func TestTortureMemory(t *testing.T) {
 }
 
 func TestTortureRedis(t *testing.T) {
-	tortured(t, 0, "-u", "redis-server:", "--fault", "kill-consumer,kill-producer,kill-broker,black-hole,client-kill,delete-queue",
+	tortured(t, 0, "-u", "redis-server:", "--fault", "kill-consumer,kill-producer,black-hole,client-kill,delete-queue",
 		"--messages", "8000", "--rate", "1500", "--for", "2s")
+}
+
+// A broker of the user's own is killed by its pid file and started by a command.
+func TestTortureOwnBroker(t *testing.T) {
+	need(t, []string{"-u", "redis-server:"})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	l.Close()
+	dir := t.TempDir()
+	pid := filepath.Join(dir, "pid")
+	start := "redis-server --bind 127.0.0.1 --port " + port + " --dir " + dir + " --pidfile " + pid + " --appendonly yes --appendfsync always --save '' --daemonize yes"
+	if out, err := exec.Command("/bin/sh", "-c", start).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		b, err := os.ReadFile(pid)
+		n, perr := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err = errors.Join(err, perr); err == nil {
+			err = proc.Kill(n)
+		}
+		for err == nil && proc.Alive(n) {
+			runtime.Gosched()
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	tortured(t, 0, "-u", "redis://127.0.0.1:"+port, "--broker-pid", pid, "--broker-start", start, "--fault", "client-kill,stop-broker,kill-broker",
+		"--messages", "6000", "--rate", "1500", "--for", "1s")
 }
 
 func TestTortureRabbitMQ(t *testing.T) {

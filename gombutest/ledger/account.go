@@ -95,8 +95,15 @@ func (l *Ledger) ticks(at int64) uint32 {
 	return uint32(min(max((at-l.start)/tick, 1), math.MaxUint32))
 }
 
-func (l *Ledger) sent(id ID) {
-	l.update(id, func(r *record, p *producer) {
+func (l *Ledger) sent(id ID, at int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.faults {
+		if f.over > 0 && f.work == 0 {
+			f.work = max(at, f.over)
+		}
+	}
+	l.change(id, func(r *record, p *producer) {
 		r.flags |= sent
 		p.next = max(p.next, id.Seq+1)
 		if r.outcome < Uncertain { // a repeat of what did not arrive: all is open again
@@ -136,7 +143,7 @@ func (s *Source) started(id ID, attempt int, at int64) {
 			left = append(left, f)
 			continue
 		}
-		f.resume = max(f.resume, at-f.over)
+		f.resume = max(f.resume, at-max(f.over, f.work), 0)
 	}
 	s.waiting = left
 }

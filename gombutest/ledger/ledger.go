@@ -183,7 +183,7 @@ func (s *Source) Gone() {
 }
 
 // Sent implements Recorder.
-func (s *Source) Sent(id ID) { s.l.sent(id) }
+func (s *Source) Sent(id ID) { s.l.sent(id, now()) }
 
 // Outcome implements Recorder.
 func (s *Source) Outcome(id ID, err error) { s.l.outcome(id, OutcomeOf(err), now()) }
@@ -202,7 +202,8 @@ type Fault struct {
 	l        *Ledger
 	name     string
 	at, over int64 // over 0: it lasts
-	resume   int64 // µs from over to when the last source came back; -1: none has
+	work     int64 // when there was something to handle, from over on; 0: nothing yet
+	resume   int64 // µs from work to when the last source came back; -1: none has
 	owed     int   // messages that were due at its end, of this and no earlier fault
 	back     int64 // µs from over to when all those were handled; -1: not yet
 }
@@ -225,7 +226,9 @@ func (f *Fault) Over() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f.over = now()
-	l.owe(f)
+	if l.owe(f); l.counts.lost > 0 {
+		f.work = f.over
+	}
 	for _, s := range append([]*Source{l.self}, l.sources...) {
 		if s.consume && !s.gone {
 			s.waiting = append(s.waiting, f)

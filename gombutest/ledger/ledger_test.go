@@ -219,6 +219,20 @@ func TestTimes(t *testing.T) {
 	})
 }
 
+// Without anything to handle nobody is late.
+func TestNothingToResume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New()
+		l.Started(ID{9, 0}, 1)
+		l.Mark("cut").Over()
+		time.Sleep(time.Hour)
+		l.Sent(ID{0, 0})
+		time.Sleep(time.Second)
+		l.Started(ID{0, 0}, 1)
+		want(t, "resumed", l.Report().Faults[0].Resume, time.Second)
+	})
+}
+
 // What is owed to a fault stays its debt when another follows.
 func TestDebts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -49,7 +49,8 @@ type FaultReport struct {
 	Name string        `json:"name"`
 	At   time.Duration `json:"at"`   // since the ledger was made
 	Over time.Duration `json:"over"` // likewise; 0: it never was
-	// Resume is from the fault's end until the last source that came back
+	// Resume is from the fault's end, or later, when there was nothing to handle,
+	// from the first message that was sent, until the last source that came back
 	// started a handler. -1: none has.
 	Resume time.Duration `json:"resume"`
 	// Back is from the fault's end until everything that was due then was
@@ -164,6 +165,9 @@ func (r Report) String() string {
 	line("lost", r.Lost, "")
 	line("duplicated", r.Duplicated, "")
 	line("acked and again", r.AckedAgain, "")
+	if r.Removed > 0 {
+		line("removed", r.Removed, "")
+	}
 	line("out of order", r.OutOfOrder, "")
 	line("longest silence", Round(r.LongestSilence), "")
 	for _, f := range r.Faults {

@@ -148,7 +148,7 @@ func (s *Source) take(line []byte) error {
 	}
 	switch parts[0] {
 	case "s":
-		s.l.sent(id)
+		s.l.sent(id, at)
 	case "o":
 		o := strings.Index(outcomeLetters, arg)
 		if len(arg) != 1 || o < 1 {

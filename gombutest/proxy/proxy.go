@@ -117,6 +117,9 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.delay = d
 }
 
+// Links is how many links there are.
+func (p *Proxy) Links() int { return len(p.all()) }
+
 // Cut closes all links at once and says how many there were.
 func (p *Proxy) Cut() int {
 	all := p.all()
@@ -187,6 +190,8 @@ func (p *Proxy) accept() {
 
 // serve carries one connection until its end.
 func (p *Proxy) serve(client net.Conn) {
+	// A buffer that the kernel grows by itself would hide a hold for long.
+	_ = client.(*net.TCPConn).SetReadBuffer(32 << 10)
 	k := &link{client: client, gone: make(chan struct{})}
 	k.end = sync.OnceFunc(func() {
 		close(k.gone)

@@ -88,6 +88,9 @@ func TestCarriesAndCuts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if n := p.Links(); n != 2 {
+		t.Errorf("%d links", n)
+	}
 	if n := p.Cut(); n != 2 {
 		t.Errorf("cut %d links", n)
 	}

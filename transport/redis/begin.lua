@@ -14,18 +14,27 @@ local mark = tonumber(redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or 0)
 local top, out = base + redis.call('LLEN', KEYS[3]), {}
 for a = 4, #ARGV, 2 do
   local pos, starts = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
-  local text = pos > base and pos <= top and redis.call('LINDEX', KEYS[3], base - pos)
+  local aside = pos <= base and 'p:' .. ARGV[a] .. ':' .. ARGV[2]
+  local text
+  if aside then
+    text = redis.call('HGET', KEYS[2], aside)
+  elseif pos <= top then
+    text = redis.call('LINDEX', KEYS[3], base - pos)
+  end
   local ours, id, entry = text and text ~= ARGV[3], ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[a]
   if ours and pos <= mark then
     entry = redis.call('HGET', KEYS[4], id)
     ours = entry ~= false
-    if not ours then redis.call('LSET', KEYS[3], base - pos, ARGV[3]) end
   end
   if ours and string.find(text, '^{%s*"') then
     local tries, rest = string.match(text, '^{"gombu%-try": (%d+)(.*)$')
     if starts > tonumber(tries or 0) then
       local counted = '{"gombu-try": ' .. starts .. (rest or ', ' .. string.sub(text, 2))
-      redis.call('LSET', KEYS[3], base - pos, counted)
+      if aside then
+        redis.call('HSET', KEYS[2], aside, counted)
+      else
+        redis.call('LSET', KEYS[3], base - pos, counted)
+      end
       if entry and entry ~= '' then -- [text, "", queue]
         redis.call('HSET', KEYS[4], id, '[' .. counted .. string.sub(entry, #text + 2))
       end

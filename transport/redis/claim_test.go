@@ -237,7 +237,7 @@ func TestPollsWithoutTracking(tt *testing.T) {
 	t.do("ACL", "SETUSER", user, "on", "nopass", "~*", "&*", "+@all", "-client|tracking")
 	t.Cleanup(func() { t.do("ACL", "DELUSER", user) })
 	s, _ := t.open(func(c *Config) { c.User, c.Pass = user, "x" })
-	want(t, "tracking", s.track.on, false)
+	want(t, "tracking", s.track.on.Load(), false)
 	time.AfterFunc(300*time.Millisecond, func() { t.push(s, "q", "a") })
 	start := time.Now()
 	dst := make([]virtual.Claim, 1)

@@ -56,7 +56,7 @@ func (s *store) stopWork() bool {
 			return false
 		}
 	}
-	return s.Err() == nil
+	return s.Err() == nil && s.claims && s.awaiting() == nil
 }
 
 // giveBack fences this owner and takes its claims over itself.

@@ -58,9 +58,9 @@ func (s *store) failed(op, entity string, unknown, err error) error {
 	}
 	kind := unknown
 	if re, ok := rueidis.IsRedisErr(err); ok {
-		if kind = redisKind(re); errorCode(re) == "READONLY" { // no master any more; it did nothing
+		if kind = redisKind(re); errorCode(re) == "READONLY" || errorCode(re) == "MOVED" && s.keys.home != "" { // no master any more; it did nothing
 			s.lost(err)
-			if unknown == driver.ErrUncertain {
+			if err = errors.Join(errLinkLost, err); unknown == driver.ErrUncertain {
 				kind = driver.ErrNotSent
 			}
 		}

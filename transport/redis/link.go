@@ -84,11 +84,14 @@ func (l *link) shut() {
 
 var errOneLink = errors.New("the session's connection is lost")
 
-// dial opens a connection to the server, or to the master that the sentinels
-// name, and logs in, all under ctx. onKeys is told of tracked keys that changed
+// dial opens a connection to the server, to the master that the sentinels name
+// or to the node that has the queue's slot, and logs in, all under ctx. onKeys is told of tracked keys that changed
 // (nil: of all of them), from rueidis's reader.
 func dial(ctx context.Context, c *Config, onKeys func([]rueidis.RedisMessage)) (*link, error) {
-	if len(c.Sentinels) > 0 {
+	switch {
+	case c.cluster != nil:
+		return c.cluster.dialSlot(ctx, c, onKeys)
+	case len(c.Sentinels) > 0:
 		return dialMaster(ctx, c, onKeys)
 	}
 	return dialOne(ctx, c, onKeys)

@@ -192,11 +192,22 @@ func (e *events) count(kind driver.EventKind, about string) int {
 // open opens a session that the test closes.
 func (t *tester) open(change ...func(*Config)) (*store, *events) {
 	t.Helper()
+	return t.openRole(driver.Both, change...)
+}
+
+// consumer opens a session that outlives its connection.
+func (t *tester) consumer(change ...func(*Config)) (*store, *events) {
+	t.Helper()
+	return t.openRole(driver.Consume, change...)
+}
+
+func (t *tester) openRole(role driver.Role, change ...func(*Config)) (*store, *events) {
+	t.Helper()
 	c := t.config
 	for _, f := range change {
 		f(&c)
 	}
-	s, ev, err := openWith(c)
+	s, ev, err := openAs(c, role)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,13 +219,15 @@ func (t *tester) open(change ...func(*Config)) (*store, *events) {
 	return s, ev
 }
 
-func openWith(c Config) (*store, *events, error) {
+func openWith(c Config) (*store, *events, error) { return openAs(c, driver.Both) }
+
+func openAs(c Config, role driver.Role) (*store, *events, error) {
 	full, err := c.withDefaults()
 	if err != nil {
 		return nil, nil, err
 	}
 	ev := &events{}
-	s, err := connect(context.Background(), full, driver.Env{Notify: ev.notify, Log: slog.New(slog.DiscardHandler)})
+	s, err := connect(context.Background(), full, driver.Env{Role: role, Notify: ev.notify, Log: slog.New(slog.DiscardHandler)})
 	return s, ev, err
 }
 

@@ -79,7 +79,7 @@ func (s *store) pushes(loads []load) []rueidis.Completed {
 	cmds = append(cmds, s.command("MULTI"))
 	var renew []rueidis.Completed
 	for _, l := range loads {
-		args := append(make([]string, 0, 2+len(l.texts)), "LPUSH", s.keys.prefix+l.list)
+		args := append(make([]string, 0, 2+len(l.texts)), "LPUSH", s.keys.full(l.list))
 		cmds = append(cmds, s.command(append(args, l.texts...)...))
 		renew = append(renew, s.renewals(l.queue)...)
 	}

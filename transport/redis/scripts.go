@@ -13,6 +13,10 @@ var (
 	settleLua string
 	//go:embed begin.lua
 	beginLua string
+	//go:embed resume.lua
+	resumeLua string
+	//go:embed strays.lua
+	straysLua string
 	//go:embed tick.lua
 	tickLua string
 	//go:embed fence.lua
@@ -28,6 +32,8 @@ var (
 
 	settleScript  = rueidis.NewLuaScript(settleLua)
 	beginScript   = rueidis.NewLuaScript(beginLua)
+	resumeScript  = rueidis.NewLuaScript(resumeLua)
+	straysScript  = rueidis.NewLuaScript(straysLua)
 	tickScript    = rueidis.NewLuaScript(tickLua)
 	fenceScript   = rueidis.NewLuaScript(fenceLua)
 	reapScript    = rueidis.NewLuaScript(reapLua)

@@ -33,12 +33,12 @@ type view struct {
 }
 
 const (
-	// Who has heard one sentinel waits so long for the others: the first may
-	// have been cut off, and tell of the master of before.
-	sentinelPatience = 300 * time.Millisecond
-	askEvery         = 500 * time.Millisecond
-	askFor           = time.Second
-	masterPause      = 100 * time.Millisecond
+	// Who has heard one waits so long for the others: the first may have been
+	// cut off, and tell of the master of before.
+	othersIn    = 300 * time.Millisecond
+	askEvery    = 500 * time.Millisecond
+	askFor      = time.Second
+	masterPause = 100 * time.Millisecond
 )
 
 func (c *Config) sentinels() []*sentinel {
@@ -126,33 +126,7 @@ func shutAll(all []*sentinel) {
 // askAll asks every sentinel at once and returns what those say that answer in
 // time, newest first. The error is why nobody answered.
 func askAll(ctx context.Context, c *Config, all []*sentinel) ([]view, error) {
-	ctx, cancel := context.WithTimeout(ctx, askFor)
-	defer cancel()
-	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex
-		views []view
-		errs  []error
-		rest  *time.Timer
-	)
-	for _, t := range all {
-		wg.Go(func() {
-			v, err := t.ask(ctx, c.MinOtherSentinels)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				errs = append(errs, err)
-				return
-			}
-			if views = append(views, v); len(views) == 1 {
-				rest = time.AfterFunc(sentinelPatience, cancel)
-			}
-		})
-	}
-	wg.Wait()
-	if rest != nil {
-		rest.Stop()
-	}
+	views, why := gather(ctx, all, func(ctx context.Context, t *sentinel) (view, error) { return t.ask(ctx, c.MinOtherSentinels) })
 	slices.SortStableFunc(views, func(a, b view) int {
 		switch {
 		case a.epoch != b.epoch:
@@ -167,16 +141,14 @@ func askAll(ctx context.Context, c *Config, all []*sentinel) ([]view, error) {
 	if len(views) > 0 {
 		return views, nil
 	}
-	kind := driver.ErrNotFound // unless one had another reason
-	for _, err := range errs {
-		switch {
-		case errors.Is(err, driver.ErrDenied):
-			kind = driver.ErrDenied
-		case !errors.Is(err, driver.ErrNotFound) && kind != driver.ErrDenied:
-			kind = driver.ErrUnavailable
-		}
+	kind := driver.ErrUnavailable
+	switch {
+	case errors.Is(why, driver.ErrDenied):
+		kind = driver.ErrDenied
+	case errors.Is(why, driver.ErrNotFound) && !errors.Is(why, driver.ErrUnavailable):
+		kind = driver.ErrNotFound
 	}
-	return nil, &driver.Error{Op: "connect", Transport: Scheme, Entity: c.MasterName, Kind: kind, Err: errors.Join(errs...)}
+	return nil, &driver.Error{Op: "connect", Transport: Scheme, Entity: c.MasterName, Kind: kind, Err: why}
 }
 
 // master is where the newest view has the master, when it is not down there.
@@ -261,6 +233,8 @@ func dialNamed(ctx context.Context, c *Config, all []*sentinel, v view, onKeys f
 	return l, nil
 }
 
+var errSwitched = errors.New("the sentinels have a new master")
+
 // follow ends the connection once the sentinels name another master, and that
 // one says so itself: the old one may stand and answer for long, alone.
 func (s *store) follow() {
@@ -286,12 +260,13 @@ func (s *store) follow() {
 			return
 		}
 		views, err := askAll(ctx, s.cfg, all)
-		if err != nil || views[0].down || !s.link.supersededBy(views) {
+		l := s.standing()
+		if err != nil || views[0].down || l == nil || !l.supersededBy(views) {
 			continue
 		}
 		if l, err := dialNamed(ctx, s.cfg, all, views[0], nil); err == nil {
 			l.shut()
-			s.lost(fmt.Errorf("the sentinels have a new master, %s", views[0].addr))
+			s.lost(fmt.Errorf("%w: %s", errSwitched, views[0].addr))
 		}
 	}
 }

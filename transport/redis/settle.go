@@ -18,6 +18,7 @@ const (
 	settleBatch = 256
 	settleBytes = 1 << 20
 	trimMost    = 1024 // settled positions: there are many when an older claim was held for long
+	longest     = 4096 // an own list, beside what is open: then old claims are set aside
 )
 
 // tombstone marks a settled position; no message starts with NUL and this owner's id.
@@ -35,7 +36,7 @@ func (s *store) Settle(ctx context.Context, all []virtual.Settlement) error {
 		l := s.listOf(st.Tag)
 		switch st.Err = s.refuse(st); {
 		case st.Err != nil:
-		case l == nil:
+		case l == nil || !s.holds(l, st.Tag.ID):
 			st.Err = s.notOurs("settle", "the claim is not of this session")
 		default:
 			if groups[l] == nil {
@@ -135,12 +136,28 @@ func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settle
 		}
 		return
 	}
+	var taken []string
 	for i, st := range g {
 		s.forget(l, st.Tag.ID)
 		if ours[i] == 0 {
 			st.Err = s.notOurs("settle", "a peer restored the message")
+			taken = append(taken, "x:"+strconv.FormatUint(st.Tag.ID, 10)+":"+l.list)
 		}
 	}
+	if len(taken) > 0 { // that they were taken was kept until it could be told
+		_, _ = call(ctx, s, "settle", driver.ErrUncertain, func() (struct{}, error) {
+			cmd := s.command(append([]string{"HDEL", s.keys.ledger(s.env.Owner)}, taken...)...)
+			return struct{}{}, s.link.client.Do(s.ctx, cmd).Error()
+		}, nil)
+	}
+}
+
+// holds: the claim is open, so far as we know.
+func (s *store) holds(l *ownList, pos uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, open := l.open[pos]
+	return open
 }
 
 // forget ends an open claim on our side.
@@ -151,10 +168,13 @@ func (s *store) forget(l *ownList, pos uint64) {
 }
 
 func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []string, renew []rueidis.Completed) {
+	s.mu.Lock()
+	open := len(l.open)
+	s.mu.Unlock()
 	keys = []string{s.keys.alive(s.env.Owner), s.keys.ledger(s.env.Owner), l.key, s.keys.unacked, s.keys.index}
-	args = append(make([]string, 0, 4+4*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner), strconv.Itoa(trimMost))
+	args = append(make([]string, 0, 5+4*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner), strconv.Itoa(trimMost), strconv.Itoa(longest+2*open))
 	key := func(list string) string {
-		name := s.keys.prefix + list
+		name := s.keys.full(list)
 		n := slices.Index(keys[5:], name)
 		if n < 0 {
 			n = len(keys) - 5
@@ -187,25 +207,21 @@ func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []st
 func (s *store) release(claims []virtual.Claim, noAck bool) {
 	if noAck {
 		for _, c := range slices.Backward(claims) { // the oldest last: it is next again
-			s.link.client.Do(s.ctx, s.command("RPUSH", s.keys.prefix+c.Tag.Ref, string(c.Raw)))
+			s.link.client.Do(s.ctx, s.command("RPUSH", s.keys.full(c.Tag.Ref), string(c.Raw)))
 		}
 		return
 	}
-	groups := map[*ownList][]*virtual.Settlement{}
+	groups := map[*ownList][]uint64{}
 	for _, c := range slices.Backward(claims) {
 		if l := s.listOf(c.Tag); l != nil {
-			groups[l] = append(groups[l], &virtual.Settlement{Settlement: driver.Settlement{Tag: c.Tag, Outcome: driver.Release}})
+			s.forget(l, c.Tag.ID)
+			groups[l] = append(groups[l], c.Tag.ID)
 		}
 	}
-	for l, g := range groups {
-		for batch := range slices.Chunk(g, settleBatch) {
-			keys, args, _ := s.settleArgs(l, batch)
-			if err := s.script(settleScript, keys, args).Error(); err != nil {
-				s.lost(err) // nobody knows of these claims any more: the reaper must find them
-				return
-			}
-			for _, st := range batch {
-				s.forget(l, st.Tag.ID)
+	for l, positions := range groups {
+		for batch := range slices.Chunk(positions, settleBatch) {
+			if s.putBack(l, batch) != nil {
+				s.astray.Store(true) // the sweeper, or the next connection, finds them
 			}
 		}
 	}

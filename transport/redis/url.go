@@ -14,17 +14,21 @@ import (
 )
 
 // Scheme of plain connections; rediss is the same over TLS, and with
-// SentinelScheme sentinels are asked where the server is.
+// SentinelScheme sentinels are asked where the server is. ClusterScheme is a
+// Redis Cluster's, rediss+cluster the same over TLS.
 const (
 	Scheme         = "redis"
 	SentinelScheme = "sentinel"
+	ClusterScheme  = "redis+cluster"
 )
 
 func init() {
 	one := func(u *dsn.URL, d driver.DialConfig) (driver.Connector, error) { return open([]*dsn.URL{u}, d) }
 	dsn.Register(Scheme, one)
 	dsn.Register("rediss", one)
-	dsn.RegisterGroup(SentinelScheme, open)
+	for _, scheme := range []string{SentinelScheme, ClusterScheme, "rediss+cluster"} {
+		dsn.RegisterGroup(scheme, open)
+	}
 }
 
 func open(us []*dsn.URL, d driver.DialConfig) (driver.Connector, error) {
@@ -39,16 +43,32 @@ func open(us []*dsn.URL, d driver.DialConfig) (driver.Connector, error) {
 func FromURL(u *dsn.URL, d driver.DialConfig) (Config, error) { return FromURLs([]*dsn.URL{u}, d) }
 
 // FromURLs reads URLs of wire page redis.md section 7: redis://, rediss:// or
-// redis+socket://, or one sentinel:// for each sentinel, of which any may carry
-// user, password, database and options. Errors are ErrInvalid and name what is
+// redis+socket://, or one sentinel:// for each sentinel, or one redis+cluster://
+// for each node to ask, of which any may carry user, password, database and
+// options. Errors are ErrInvalid and name what is
 // wrong; for an option of Kombu's that has no meaning here they say what
 // happens instead.
 func FromURLs(us []*dsn.URL, d driver.DialConfig) (Config, error) {
+	secure, cluster := us[0].Scheme == "rediss", strings.HasPrefix(us[0].Rest, clusterRest)
+	if cluster {
+		inner := make([]*dsn.URL, len(us))
+		for i, u := range us {
+			var err error
+			if inner[i], err = dsn.Parse(u.Rest); err != nil {
+				return Config{}, err
+			}
+		}
+		us = inner
+	}
 	u := joined(us)
-	c := Config{DialConfig: d, User: u.User, Pass: u.Password, Secure: u.Scheme == "rediss"}
+	c := Config{DialConfig: d, User: u.User, Pass: u.Password, Secure: secure}
 	o := u.Options()
 	db := u.Path
-	if u.Scheme == SentinelScheme {
+	if cluster {
+		for _, u := range us {
+			c.Cluster = append(c.Cluster, u.Addr("127.0.0.1", 6379))
+		}
+	} else if u.Scheme == SentinelScheme {
 		for _, u := range us {
 			c.Sentinels = append(c.Sentinels, u.Addr("127.0.0.1", 26379))
 		}
@@ -136,6 +156,8 @@ func (c *Config) sentinelOptions(o *dsn.Options) error {
 	o.Bool("sentinel_ssl", &c.SentinelSecure)
 	return nil
 }
+
+const clusterRest = "cluster://"
 
 const onlySentinels = "want the scheme sentinel"
 

@@ -158,6 +158,13 @@ func (o *own) Ctl(ctx context.Context, args ...string) (string, error) {
 	return string(out), nil
 }
 
+// until waits for a condition, as long as the run has patience.
+func (r *run) until(ctx context.Context, what string, ok func() bool) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.Patience, fmt.Errorf("not in %v", r.cfg.Patience))
+	defer cancel()
+	return until(ctx, what, ok)
+}
+
 // until waits for a condition.
 func until(ctx context.Context, what string, ok func() bool) error {
 	look := time.NewTicker(5 * time.Millisecond)

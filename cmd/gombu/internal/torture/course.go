@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gombu/gombu"
 	"github.com/gombu/gombu/gombutest/ledger"
 )
 
@@ -54,7 +55,7 @@ func (r *run) torture(ctx context.Context) error {
 			}
 		}
 	}
-	r.say("going on to the end")
+	r.logf("going on to the end")
 	r.passed = true
 	for _, a := range r.producers {
 		a.order(orderGo)
@@ -65,6 +66,9 @@ func (r *run) torture(ctx context.Context) error {
 		}
 	}
 	r.drain(ctx)
+	if err := r.bury(ctx); err != nil {
+		return err
+	}
 	r.report = r.led.Report()
 	return r.stopConsumers(ctx)
 }
@@ -88,7 +92,7 @@ func (r *run) moments() []int {
 func (r *run) inject(ctx context.Context, f *fault) error {
 	pause(ctx, time.Duration(r.dice.IntN(20_000))*time.Microsecond)
 	sent, handled, due := r.led.Progress()
-	r.say("%s (%d sent, %d handled, %d due)", f.name, sent, handled, due)
+	r.logf("%s (%d sent, %d handled, %d due)", f.name, sent, handled, due)
 	if err := f.inject(ctx, r); err != nil {
 		return fmt.Errorf("fault %s: %w", f.name, err)
 	}
@@ -133,12 +137,18 @@ func (r *run) while(ctx context.Context, holds func() bool) bool {
 func (r *run) gate(ctx context.Context) error {
 	for _, a := range r.producers {
 		err := r.await(ctx, a, a.gate, "to the gate")
-		if err != nil && !(closed(a.over) && a.why() == nil) { // its predecessor had sent all
+		if err != nil && (!closed(a.over) || a.why() != nil) { // its predecessor had sent all
 			return err
 		}
 	}
 	return nil
 }
+
+// The queues that gombu keeps beside another.
+const (
+	retryPrefix = "gombu.retry."
+	deadPrefix  = "gombu.dead."
+)
 
 // quiet is how long nothing happens, once nothing is going on.
 const quiet = time.Second
@@ -160,23 +170,56 @@ func (r *run) quiesce(ctx context.Context) error {
 	return nil
 }
 
-// empty says whether the broker knows of nothing in the queue, claimed or not.
+// empty says whether the broker knows of nothing in the queues, claimed or not.
 func (r *run) empty(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	info, err := r.admin.Inspect(ctx, r.queue)
-	return err == nil && info.Ready <= 0 && info.Unsettled <= 0
+	for _, q := range []string{r.queue, retryPrefix + r.queue} {
+		info, err := r.admin.Inspect(ctx, q)
+		if errors.Is(err, gombu.ErrNotFound) && q != r.queue {
+			continue
+		}
+		if err != nil || info.Ready > 0 || info.Unsettled > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// bury enters the dead letters: a message that was started too often is not
+// lost.
+func (r *run) bury(ctx context.Context) error {
+	dead := deadPrefix + r.queue
+	info, err := r.admin.Inspect(ctx, dead)
+	if errors.Is(err, gombu.ErrNotFound) || err == nil && info.Ready == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Patience)
+	defer cancel()
+	return r.admin.Run(ctx, gombu.ConsumerConfig{Queues: []string{dead}}, gombu.Typed(func(_ context.Context, b body, _ *gombu.Delivery) error {
+		if id, err := ledger.ParseID(b.ID); err == nil {
+			r.led.Removed(id)
+			r.logf("%v is a dead letter", id)
+		}
+		if info.Ready--; info.Ready == 0 {
+			cancel()
+		}
+		return nil
+	}))
 }
 
 // finished waits for a producer to have sent all, and its outcomes to be known.
 func (r *run) finished(ctx context.Context, a *actor) error {
 	r.while(ctx, func() bool { return !closed(a.over) })
 	if !closed(a.over) {
-		r.blame("%s has no outcome of its last messages after %v without any progress", a.name, r.cfg.Patience)
+		r.blamef("%s has no outcome of its last messages after %v without any progress", a.name, r.cfg.Patience)
 		return errors.Join(a.kill(), ctx.Err())
 	}
 	if err := a.why(); err != nil {
-		r.blame("%v", err)
+		r.blamef("%v", err)
 	}
 	return ctx.Err()
 }
@@ -185,11 +228,11 @@ func (r *run) finished(ctx context.Context, a *actor) error {
 // then for what may still come twice.
 func (r *run) drain(ctx context.Context) {
 	if !r.while(ctx, func() bool { _, _, due := r.led.Progress(); return due > 0 }) {
-		r.say("giving up: nothing was handled for %v", r.cfg.Patience)
+		r.logf("giving up: nothing was handled for %v", r.cfg.Patience)
 		return
 	}
 	if err := r.quiesce(ctx); err != nil {
-		r.say("%v", err)
+		r.logf("%v", err)
 	}
 }
 
@@ -200,11 +243,11 @@ func (r *run) stopConsumers(ctx context.Context) error {
 	}
 	for _, a := range r.consumers {
 		if err := r.await(ctx, a, a.over, "to its end"); err != nil {
-			r.blame("%v", err)
+			r.blamef("%v", err)
 			continue
 		}
 		if err := a.why(); err != nil {
-			r.blame("%v", err)
+			r.blamef("%v", err)
 		}
 	}
 	return ctx.Err()

@@ -2,7 +2,6 @@ package torture
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -35,11 +34,13 @@ func restartBroker(ctx context.Context, r *run) error {
 
 func (r *run) startAgain(ctx context.Context, f *ledger.Fault) error {
 	start := time.Now()
-	if err := r.broker.Start(ctx); err != nil {
+	within, cancel := context.WithTimeout(ctx, r.cfg.Patience)
+	defer cancel()
+	if err := r.broker.Start(within); err != nil {
 		return err
 	}
 	f.Over()
-	r.say("the broker answers again, %v after its start", time.Since(start).Round(time.Millisecond))
+	r.logf("the broker answers again, %v after its start", time.Since(start).Round(time.Millisecond))
 	return nil
 }
 
@@ -52,7 +53,7 @@ func stopBroker(ctx context.Context, r *run) error {
 	if err := r.broker.Resume(); err != nil {
 		return err
 	}
-	err := until(ctx, "the broker to answer", func() bool { return r.broker.Answers(ctx) == nil })
+	err := r.until(ctx, "the broker to answer", func() bool { return r.broker.Answers(ctx) == nil })
 	f.Over()
 	return err
 }
@@ -64,28 +65,32 @@ var linkFaults = []fault{
 	{name: "black-hole", does: "nothing arrives, and no connection ends, for --for", needs: needProxy, on: brokers, instead: noLink, inject: blackHole},
 }
 
-func cut(_ context.Context, r *run) error {
-	f := r.led.Mark("cut")
-	n := r.proxy.Cut()
-	f.Over()
-	return some(n)
+// linked waits until somebody is connected: the fault before may have been one
+// of the link as well.
+func (r *run) linked(ctx context.Context) error {
+	return r.until(ctx, "a connection", func() bool { return r.proxy.Links() > 0 })
 }
 
-// some refuses a fault that met nobody.
-func some(n int) error {
-	if n == 0 {
-		return errors.New("there was no connection")
+func cut(ctx context.Context, r *run) error {
+	if err := r.linked(ctx); err != nil {
+		return err
 	}
+	f := r.led.Mark("cut")
+	r.proxy.Cut()
+	f.Over()
 	return nil
 }
 
 func halfClose(ctx context.Context, r *run) error {
+	if err := r.linked(ctx); err != nil {
+		return err
+	}
 	f := r.led.Mark(fmt.Sprintf("half-close, to the broker after %v", r.cfg.For))
-	n := r.proxy.HalfClose()
+	r.proxy.HalfClose()
 	f.Over() // the way is free again
 	pause(ctx, r.cfg.For)
 	r.proxy.CutHalved()
-	return some(n)
+	return nil
 }
 
 const latency = 100 * time.Millisecond

@@ -134,10 +134,10 @@ func termConsumers(ctx context.Context, r *run) error {
 		took, err := a.terminate(r.cfg.Grace + 10*time.Second)
 		f.Over()
 		if err != nil {
-			r.blame("%v", err)
+			r.blamef("%v", err)
 		}
 		if r.exit = max(r.exit, took); took > r.cfg.Grace+time.Second {
-			r.blame("%s took %v to end, with a grace of %v", a.name, took, r.cfg.Grace)
+			r.blamef("%s took %v to end, with a grace of %v", a.name, took, r.cfg.Grace)
 		}
 		if err := r.replace(ctx, []*actor{a}); err != nil {
 			return err

@@ -59,21 +59,37 @@ func clientKill(ctx context.Context, r *run) error {
 		return err
 	}
 	defer c.Close()
-	list, err := c.Do(ctx, c.B().ClientList().Build()).ToString()
-	if err != nil {
-		return err
-	}
 	own, err := c.Do(ctx, c.B().ClientId().Build()).AsInt64()
 	if err != nil {
 		return err
 	}
-	_, private, _ := kindOf(r.cfg.URL)
+	var ids []int64
+	err = r.until(ctx, "a connection", func() bool {
+		ids = r.clients(ctx, c, own)
+		return len(ids) > 0
+	})
+	if err != nil {
+		return err
+	}
 	f := r.led.Mark("CLIENT KILL")
-	n := 0
-	for _, line := range strings.Split(strings.TrimSpace(list), "\n") {
+	for _, id := range ids { // one that is gone already is gone
+		_ = c.Do(ctx, c.B().ClientKill().Id(id).Build()).Error()
+	}
+	f.Over()
+	return nil
+}
+
+// clients are the actors' connections: of a private server all but ours.
+func (r *run) clients(ctx context.Context, c rueidis.Client, own int64) (ids []int64) {
+	_, private, _ := kindOf(r.cfg.URL)
+	list, err := c.Do(ctx, c.B().ClientList().Build()).ToString()
+	if err != nil {
+		return nil
+	}
+	for line := range strings.SplitSeq(strings.TrimSpace(list), "\n") {
 		var id int64
 		ours := private
-		for _, field := range strings.Fields(line) {
+		for field := range strings.FieldsSeq(line) {
 			k, v, _ := strings.Cut(field, "=")
 			switch k {
 			case "id":
@@ -82,22 +98,18 @@ func clientKill(ctx context.Context, r *run) error {
 				ours = ours || v == r.name
 			}
 		}
-		if !ours || id == own {
-			continue
-		}
-		if err := c.Do(ctx, c.B().ClientKill().Id(id).Build()).Error(); err == nil {
-			n++
+		if ours && id != own {
+			ids = append(ids, id)
 		}
 	}
-	f.Over()
-	return some(n)
+	return ids
 }
 
 // forceClose closes the actors' connections as an operator does in the browser.
 func forceClose(ctx context.Context, r *run) error {
 	_, private, _ := kindOf(r.cfg.URL)
 	var names []string
-	err := until(ctx, "the management API to know the connections", func() bool {
+	err := r.until(ctx, "the management API to know the connections", func() bool {
 		names = r.connections(ctx, private)
 		return len(names) >= len(r.consumers) // its statistics are some seconds behind
 	})
@@ -111,7 +123,7 @@ func forceClose(ctx context.Context, r *run) error {
 		}
 	}
 	f.Over()
-	return some(len(names))
+	return nil
 }
 
 // connections are the names of the actors' connections that the API knows.
@@ -203,7 +215,7 @@ func fullDisk(ctx context.Context, r *run) error {
 		f.Over()
 		return err
 	}
-	r.say("the broker has ended itself")
+	r.logf("the broker has ended itself")
 	return r.startAgain(ctx, f)
 }
 

@@ -48,9 +48,8 @@ func (b *inside) Connect(ctx context.Context, env driver.Env) (driver.Conn, erro
 	return f, nil
 }
 
-// lose ends all sessions as a crash of the broker's side would, and says how
-// many there were.
-func (b *inside) lose(ctx context.Context) int {
+// lose ends all sessions as a crash of the broker's side would.
+func (b *inside) lose(ctx context.Context) {
 	b.mu.Lock()
 	all := b.sessions
 	b.sessions = map[*fragile]struct{}{}
@@ -59,7 +58,6 @@ func (b *inside) lose(ctx context.Context) int {
 		f.end(errors.New("lost by the torture"))
 		_ = f.Conn.Close(ctx) // it gives claims back, as a broker does that finds a dead link
 	}
-	return len(all)
 }
 
 // fragile is a session that can be lost.
@@ -198,7 +196,7 @@ func panics(ctx context.Context, r *run) error {
 			return nil
 		})
 	}
-	err := until(ctx, "the panics", func() bool { return left.Load() <= 0 })
+	err := r.until(ctx, "the panics", func() bool { return left.Load() <= 0 })
 	for _, a := range r.consumers {
 		a.setTrouble(nil)
 	}
@@ -257,9 +255,9 @@ func closeConn(ctx context.Context, r *run) error {
 
 func loseSessions(ctx context.Context, r *run) error {
 	f := r.led.Mark("all sessions lost")
-	n := r.box.lose(ctx)
+	r.box.lose(ctx)
 	f.Over()
-	return some(n)
+	return nil
 }
 
 func failStore(ctx context.Context, r *run) error {

@@ -89,7 +89,7 @@ func (a *actor) why() error {
 }
 
 // spawn starts a job in a process of its own.
-func (r *run) spawn(ctx context.Context, j job, name string, python bool) (*actor, error) {
+func (r *run) spawn(j job, name string, python bool) (*actor, error) {
 	a := newActor(j, name, r.led)
 	a.python = python
 	text, err := json.Marshal(j)

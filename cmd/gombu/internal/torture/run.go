@@ -41,13 +41,12 @@ type run struct {
 	passed    bool // the gate is open: who comes later needs not wait
 	report    ledger.Report
 
-	mu    sync.Mutex
 	wrong []string
 	exit  time.Duration // the longest that a consumer took after SIGTERM
 }
 
 // Run runs the torture. The error says why it could not be run to its end; what
-// it found is in the Result.
+// it found, until then, is in the Result, which is nil when it did not begin.
 func Run(ctx context.Context, cfg Config) (*Result, error) {
 	full, err := cfg.withDefaults()
 	if err != nil {
@@ -69,19 +68,18 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, err
 	}
 	if err := r.torture(ctx); err != nil {
-		return nil, err
+		r.report = r.led.Report()
+		return r.result(), err
 	}
 	return r.result(), nil
 }
 
-func (r *run) say(format string, args ...any) {
+func (r *run) logf(format string, args ...any) {
 	fmt.Fprintf(r.cfg.Log, "%7.3f  %s\n", time.Since(r.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// blame notes something that no fault excuses.
-func (r *run) blame(format string, args ...any) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// blamef notes something that no fault excuses.
+func (r *run) blamef(format string, args ...any) {
 	r.wrong = append(r.wrong, fmt.Sprintf(format, args...))
 }
 
@@ -238,7 +236,7 @@ func (r *run) act(ctx context.Context, j job, name string, python bool) (*actor,
 		return r.embody(ctx, j, name, r.box.conn(j.Grace)), nil
 	}
 	j.URL = r.url(python)
-	return r.spawn(ctx, j, name, python)
+	return r.spawn(j, name, python)
 }
 
 // allReady waits until every consumer consumes.
@@ -285,8 +283,11 @@ func (r *run) end() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		// What is left on the user's broker when that does not answer is said.
-		if err := r.admin.Delete(ctx, r.topology(), nil); err != nil {
-			r.say("queue %s was not deleted: %v", r.queue, err)
+		for _, q := range []string{r.queue, retryPrefix + r.queue, deadPrefix + r.queue} {
+			err := r.admin.Delete(ctx, gombu.Topology{Queues: []gombu.Queue{{Name: q}}}, nil)
+			if err != nil && !errors.Is(err, gombu.ErrNotFound) {
+				r.logf("queue %s was not deleted: %v", q, err)
+			}
 		}
 		_ = r.admin.Close()
 	}

@@ -2,6 +2,7 @@ package torture
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -124,7 +125,7 @@ func rank(r *Result) int {
 
 // label is what was done, with what differs from the usual.
 func (r *Result) label() string {
-	name := strings.Join(r.Fault, ", ")
+	name := cmp.Or(strings.Join(r.Fault, ", "), "none")
 	var more []string
 	if r.Times > 1 {
 		more = append(more, fmt.Sprintf("%d times", r.Times))
