@@ -24,6 +24,7 @@ type store struct {
 	run  string // the server's run id and our client id there, what the alive key says; changes with link
 	gen  int    // connections so far, beat's own
 
+	longest int  // settled positions of an own list, beside twice what is open
 	claims  bool // it consumes: an owner with a heartbeat
 	relinks bool // it outlives its connection
 
