@@ -14,7 +14,7 @@ import (
 	"github.com/gombu/gombu/wire/kombu"
 )
 
-// Create makes the queue known to this session. Redis has no empty lists, so
+// Create makes the queue known to the connector's sessions. Redis has no empty lists, so
 // that nothing is written; of the arguments only x-expires means something.
 func (s *store) Create(_ context.Context, q *driver.Queue) error {
 	if err := s.keys.checkQueue("declare", q.Name); err != nil {
@@ -34,25 +34,26 @@ func (s *store) Create(_ context.Context, q *driver.Queue) error {
 	default:
 		return &driver.Error{Op: "declare", Transport: Scheme, Entity: q.Name, Kind: driver.ErrInvalid, Err: errors.New("x-expires: want milliseconds")}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.queues[q.Name] = d
+	s.cfg.known.mu.Lock()
+	defer s.cfg.known.mu.Unlock()
+	s.cfg.known.queues[q.Name] = d
 	return nil
 }
 
-// Drop deletes the queue's lists and, from every exchange that this session
+// Drop deletes the queue's lists and, from every exchange that this connector
 // has bound or routed, its bindings (Kombu removes only those it made itself).
 func (s *store) Drop(ctx context.Context, queue string) error {
 	if err := s.keys.checkQueue("delete", queue); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	delete(s.queues, queue)
-	exchanges := make([]string, 0, len(s.bound))
-	for ex := range s.bound {
+	known := s.cfg.known
+	known.mu.Lock()
+	delete(known.queues, queue)
+	exchanges := make([]string, 0, len(known.bound))
+	for ex := range known.bound {
 		exchanges = append(exchanges, ex)
 	}
-	s.mu.Unlock()
+	known.mu.Unlock()
 	_, err := call(ctx, s, "delete", driver.ErrUncertain, func() (struct{}, error) {
 		cmds := []rueidis.Completed{s.command(append([]string{"UNLINK"}, s.keys.prefixed(s.keys.lists(queue))...)...)}
 		for _, ex := range exchanges {
@@ -92,7 +93,7 @@ func (s *store) Purge(ctx context.Context, queue string) (int, error) {
 }
 
 // Stat counts what is ready. Who else holds or consumes is not known: -1. A
-// queue without a key that this session did not declare is ErrNotFound, as
+// queue without a key that this connector did not declare is ErrNotFound, as
 // Kombu's passive declare has it.
 func (s *store) Stat(ctx context.Context, queue string) (driver.QueueInfo, error) {
 	if err := s.keys.checkQueue("inspect", queue); err != nil {
@@ -108,9 +109,9 @@ func (s *store) Stat(ctx context.Context, queue string) (driver.QueueInfo, error
 	if err != nil {
 		return driver.QueueInfo{}, err
 	}
-	s.mu.Lock()
-	_, known := s.queues[queue]
-	s.mu.Unlock()
+	s.cfg.known.mu.Lock()
+	_, known := s.cfg.known.queues[queue]
+	s.cfg.known.mu.Unlock()
 	if n == 0 && !known {
 		return driver.QueueInfo{}, &driver.Error{Op: "inspect", Transport: Scheme, Entity: queue, Kind: driver.ErrNotFound,
 			Err: errors.New("no key of that name; Redis keeps no empty queues")}
@@ -146,11 +147,11 @@ func sum(answers []rueidis.RedisMessage) (int, error) {
 // declared. It scans the database: for people, not for loops.
 func (s *store) Queues(ctx context.Context) ([]driver.QueueInfo, error) {
 	names := map[string]bool{}
-	s.mu.Lock()
-	for q := range s.queues {
+	s.cfg.known.mu.Lock()
+	for q := range s.cfg.known.queues {
 		names[q] = true
 	}
-	s.mu.Unlock()
+	s.cfg.known.mu.Unlock()
 	for cursor := uint64(0); ; {
 		page, err := s.scan(ctx, cursor)
 		if err != nil {

@@ -55,9 +55,15 @@ type store struct {
 	closing bool                // nothing new is started
 	closed  bool                // Close was called
 	own     map[string]*ownList // by source list
-	queues  map[string]declared // what this session created
-	bound   map[string]struct{} // exchanges whose bindings this session has seen
 	warned  map[string]bool
+}
+
+// entities are what the sessions of one connector have learnt: the one that
+// publishes must know what the one that declares was told.
+type entities struct {
+	mu     sync.Mutex
+	queues map[string]declared
+	bound  map[string]struct{} // exchanges whose bindings were seen, at most maxKnown
 }
 
 // declared is what Create was told of a queue.
