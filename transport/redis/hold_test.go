@@ -122,7 +122,9 @@ func TestAClaimHeldForEverIsSetAside(tt *testing.T) {
 	got := t.claim(other, 4, "q")
 	want(t, "taken over in order", t.bodies(got), "counted mirrored left requeued")
 	want(t, "count", got[0].Attempt, 3)
-	eventually(t, "the dead to be forgotten", func() bool { return t.number("ZCARD", ownersKey) == 1 && t.number("EXISTS", ledgerKey+s.env.Owner, "unacked") == 0 })
+	eventually(t, "the dead to be forgotten", func() bool {
+		return t.number("ZCARD", ownersKey) == 1 && t.number("EXISTS", ledgerKey+s.env.Owner, "unacked") == 0
+	})
 }
 
 // stopBeating makes the test the clock of a session, which looks alive no more.
