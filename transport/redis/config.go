@@ -80,7 +80,7 @@ type Config struct {
 }
 
 // Heartbeat of a session that is not told otherwise: how long a server that has
-// something to answer may send no byte before the session is given up.
+// something to answer may send no byte before the connection is given up.
 const defaultHeartbeat = 10 * time.Second
 
 const (

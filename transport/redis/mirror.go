@@ -44,6 +44,7 @@ func (s *store) beat() {
 	defer ticker.Stop()
 	for {
 		if s.awaiting() == nil {
+			s.fanout.ping()
 			s.beatOnce()
 		}
 		select {

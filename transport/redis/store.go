@@ -14,8 +14,9 @@ import (
 )
 
 // A store is one session. Its goroutines: rueidis's reader and writer, one per
-// command in flight, beat (liveness and mirror), sweeper (taking over), and one
-// per fan-out pattern; Close waits for all of them.
+// command in flight, beat (liveness, mirror, connecting again), sweeper (taking
+// over), one per fan-out subscription and two for its connection's ping; Close
+// waits for all of them.
 type store struct {
 	cfg  *Config
 	keys keys
