@@ -42,9 +42,10 @@
 //	claim of Python's   an entry of unacked; restored after the visibility timeout
 //	x-expires           PEXPIRE of the queue's lists at each publish and claim
 //
-// A session has one connection, one more once it subscribes to a fan-out, one
-// for each publish channel that waits for replicas, and one to each sentinel.
-// The keys that it adds are described in keys.go.
+// A connector opens one session to publish and one to consume, each with one
+// connection, and one more once the second subscribes to a fan-out; one for each
+// publish channel that waits for replicas; and each session one to each
+// sentinel. The keys that they add are described in keys.go.
 //
 // # Guarantees
 //
@@ -58,11 +59,19 @@
 // first, as Kombu has it; PriorityHighFirst turns that round for fleets without
 // Python. The number travels unchanged either way.
 //
-// Claims last as long as their session. They come back within some five
-// seconds when its connection is gone, and after the lease (30 s) when it
-// stands and is silent. When a session finds that it was taken over, all its
-// claims are ErrLeaseLost. Time-outs count from the unbroken view of who takes
-// over: a stopped server or a wrong clock makes nobody look dead.
+// Claims last until they are settled, however long a handler runs, and through
+// lost connections and restarts of a server that kept its data: a session that
+// consumes connects again by itself (event Warning), and only being taken over
+// ends it. It is taken over, and its claims come back, within some five seconds
+// when its connection is gone and it makes no new one, and after the lease
+// (30 s) when it is silent. Then all its claims are ErrLeaseLost, and after a
+// pause it starts no handler before it has asked. Time-outs count from the
+// unbroken view of who takes over: a stopped server or a wrong clock makes
+// nobody look dead. A server that comes back with older data, or none, ends the
+// session; what it still has is delivered again.
+//
+// A session that publishes ends with its connection: what was under way is
+// ErrUncertain.
 //
 // Beside Python: claims older than a second are mirrored into Kombu's unacked
 // under an id of ours and renewed each second, so that Python's sweep leaves

@@ -43,6 +43,10 @@ func (s *store) beat() {
 	ticker := time.NewTicker(beatEvery)
 	defer ticker.Stop()
 	for {
+		if s.awaiting() == nil {
+			s.fanout.ping()
+			s.beatOnce()
+		}
 		select {
 		case <-ticker.C:
 		case <-s.broken:
@@ -54,25 +58,25 @@ func (s *store) beat() {
 		case <-s.done:
 			return
 		}
-		if s.awaiting() != nil {
-			continue
+	}
+}
+
+func (s *store) beatOnce() {
+	report := make(chan tickReport, 1)
+	s.loops.Go(func() {
+		defer close(report)
+		if r, err := s.heartbeat(); err == nil {
+			report <- r
+		} else if err = s.failed("heartbeat", "", driver.ErrUnavailable, err); s.ctx.Err() == nil && s.awaiting() == nil { // an answer such as BUSY: the next heartbeat tries again
+			s.env.Log.Warn("redis: heartbeat", "error", err)
 		}
-		report := make(chan tickReport, 1)
-		s.loops.Go(func() {
-			defer close(report)
-			if r, err := s.heartbeat(); err == nil {
-				report <- r
-			} else if err = s.failed("heartbeat", "", driver.ErrUnavailable, err); s.ctx.Err() == nil && s.awaiting() == nil { // an answer such as BUSY: the next heartbeat tries again
-				s.env.Log.Warn("redis: heartbeat", "error", err)
-			}
-		})
-		if r, ok := s.hear(report); ok {
-			select { // the sweeper wants only the newest
-			case <-s.ticked:
-			default:
-			}
-			s.ticked <- r
+	})
+	if r, ok := s.hear(report); ok {
+		select { // the sweeper wants only the newest
+		case <-s.ticked:
+		default:
 		}
+		s.ticked <- r
 	}
 }
 

@@ -27,9 +27,9 @@ type sighting struct {
 }
 
 const (
-	vigilGap = 3 * beatEvery // longer without a look, and it starts anew
-	vigilNew = 4 * beatEvery // in which everybody had time to connect again
-	reapSome = 64            // claims per script
+	vigilGap = 3 * beatEvery     // longer without a look, and it starts anew
+	vigilNew = 7 * beatEvery / 2 // in which everybody had time to connect again
+	reapSome = 64                // claims per script
 )
 
 // update takes a new look and returns the suspects with what is known of them.

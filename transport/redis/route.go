@@ -65,10 +65,11 @@ func (s *store) rebind(ctx context.Context, verb, typ string, b []driver.Binding
 
 // note remembers an exchange for Drop.
 func (s *store) note(exchange string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.bound) < maxKnown {
-		s.bound[exchange] = struct{}{}
+	known := s.cfg.known
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	if len(known.bound) < maxKnown {
+		known.bound[exchange] = struct{}{}
 	}
 }
 

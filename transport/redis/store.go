@@ -14,8 +14,9 @@ import (
 )
 
 // A store is one session. Its goroutines: rueidis's reader and writer, one per
-// command in flight, beat (liveness and mirror), sweeper (taking over), and one
-// per fan-out pattern; Close waits for all of them.
+// command in flight, beat (liveness, mirror, connecting again), sweeper (taking
+// over), one per fan-out subscription and two for its connection's ping; Close
+// waits for all of them.
 type store struct {
 	cfg  *Config
 	keys keys
@@ -24,6 +25,7 @@ type store struct {
 	run  string // the server's run id and our client id there, what the alive key says; changes with link
 	gen  int    // connections so far, beat's own
 
+	longest int  // settled positions of an own list, beside twice what is open
 	claims  bool // it consumes: an owner with a heartbeat
 	relinks bool // it outlives its connection
 
@@ -54,10 +56,16 @@ type store struct {
 	closing bool                // nothing new is started
 	closed  bool                // Close was called
 	own     map[string]*ownList // by source list
-	queues  map[string]declared // what this session created
-	bound   map[string]struct{} // exchanges whose bindings this session has seen
 	warned  map[string]bool
 	keepers map[*keeper]struct{}
+}
+
+// entities are what the sessions of one connector have learnt: the one that
+// publishes must know what the one that declares was told.
+type entities struct {
+	mu     sync.Mutex
+	queues map[string]declared
+	bound  map[string]struct{} // exchanges whose bindings were seen, at most maxKnown
 }
 
 // declared is what Create was told of a queue.
