@@ -54,7 +54,7 @@ func (s *store) ownList(list string) *ownList {
 	if l == nil {
 		l = &ownList{
 			queue: s.keys.queueOf(list), list: list, ref: s.env.Owner + ":" + list,
-			key: s.keys.own(s.env.Owner, list), source: s.keys.prefix + list,
+			key: s.keys.own(s.env.Owner, list), source: s.keys.full(list),
 			open: map[uint64]held{}, chunk: firstChunk,
 		}
 		l.move = s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin()

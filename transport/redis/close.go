@@ -39,6 +39,9 @@ func (s *store) Close(ctx context.Context) error {
 	s.loops.Wait()
 	s.wg.Wait()
 	s.fanout.shut()
+	for _, k := range s.openKeepers() {
+		_ = k.Close(ctx)
+	}
 	s.link.shut()
 	return err
 }

@@ -28,12 +28,15 @@ func connect(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 		if s.claims {
 			s.loops.Go(s.sweeper)
 		}
+		if len(c.Sentinels) > 0 {
+			s.loops.Go(s.follow)
+		}
 	}
 	return s, err
 }
 
-// greeted opens a connection, logs in, checks the server and registers the
-// owner as alive.
+// greeted opens a connection, logs in, checks the server and registers an owner
+// that consumes as alive.
 func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.ConnectTimeout)
 	defer cancel()
@@ -44,7 +47,7 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 		cfg: c, keys: newKeys(c), env: env, claims: env.Role != driver.Publish, relinks: env.Role == driver.Consume,
 		longest: longest, born: time.Now(), beaten: make(chan struct{}), broken: make(chan struct{}, 1),
 		done: make(chan struct{}), stop: make(chan struct{}), gone: make(chan struct{}), slots: make(chan struct{}, inFlight), ticked: make(chan tickReport, 1), taking: make(chan struct{}, 1),
-		own: map[string]*ownList{}, warned: map[string]bool{},
+		own: map[string]*ownList{}, warned: map[string]bool{}, keepers: map[*keeper]struct{}{},
 	}
 	s.track.init()
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -120,9 +123,13 @@ func (s *store) checkServer(hello map[string]rueidis.RedisMessage, server string
 		return &driver.Error{Op: "connect", Transport: Scheme, Kind: driver.ErrUnsupported,
 			Err: fmt.Errorf("redis %s: want 6.2 or later, with RESP3", version)}
 	}
-	if mode := field("mode"); mode != "" && mode != "standalone" {
+	wanted, instead := "standalone", "redis+cluster:// is for a cluster, sentinel:// for sentinels"
+	if s.keys.cluster {
+		wanted, instead = "cluster", "redis:// is for a single server"
+	}
+	if mode := field("mode"); mode != "" && mode != wanted {
 		return &driver.Error{Op: "connect", Transport: Scheme, Kind: driver.ErrUnsupported,
-			Err: fmt.Errorf("the server runs in %s mode: want a single server", mode)}
+			Err: fmt.Errorf("the server runs in %s mode: %s", mode, instead)}
 	}
 	if role := field("role"); role != "" && role != "master" {
 		return &driver.Error{Op: "connect", Transport: Scheme, Kind: driver.ErrUnavailable,

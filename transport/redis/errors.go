@@ -58,7 +58,12 @@ func (s *store) failed(op, entity string, unknown, err error) error {
 	}
 	kind := unknown
 	if re, ok := rueidis.IsRedisErr(err); ok {
-		kind = redisKind(re)
+		if kind = redisKind(re); errorCode(re) == "READONLY" || errorCode(re) == "MOVED" && s.keys.home != "" { // no master any more; it did nothing
+			s.lost(err)
+			if err = errors.Join(errLinkLost, err); unknown == driver.ErrUncertain {
+				kind = driver.ErrNotSent
+			}
+		}
 	} else if over := s.Err(); over != nil {
 		err = over
 	}

@@ -193,12 +193,12 @@ func (f *fanout) lost(l *link, err error) {
 }
 
 // suspect hangs up when the session's other connection was given up because
-// the server was silent: this one has no heartbeat.
+// the server was silent, or is master no more: this one has no heartbeat.
 func (f *fanout) suspect(err error) {
 	f.mu.Lock()
 	l := f.link
 	f.mu.Unlock()
-	if l != nil && errors.Is(err, errSilent) {
+	if l != nil && (errors.Is(err, errSilent) || errors.Is(err, errSwitched)) {
 		l.hangUp()
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 	"unicode/utf8"
+
+	"github.com/gombu/gombu/driver"
 )
 
 const (
@@ -65,7 +67,7 @@ func (s *store) beatOnce() {
 		defer close(report)
 		if r, err := s.heartbeat(); err == nil {
 			report <- r
-		} else if s.ctx.Err() == nil && s.awaiting() == nil { // an answer such as BUSY: the next heartbeat tries again
+		} else if err = s.failed("heartbeat", "", driver.ErrUnavailable, err); s.ctx.Err() == nil && s.awaiting() == nil { // an answer such as BUSY: the next heartbeat tries again
 			s.env.Log.Warn("redis: heartbeat", "error", err)
 		}
 	})

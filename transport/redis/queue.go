@@ -3,8 +3,8 @@ package redis
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -17,7 +17,11 @@ import (
 // Create makes the queue known to the connector's sessions. Redis has no empty lists, so
 // that nothing is written; of the arguments only x-expires means something.
 func (s *store) Create(_ context.Context, q *driver.Queue) error {
-	if err := s.keys.checkQueue("declare", q.Name); err != nil {
+	return s.cfg.known.create(&s.keys, q)
+}
+
+func (e *entities) create(k *keys, q *driver.Queue) error {
+	if err := k.checkQueue("declare", q.Name); err != nil {
 		return err
 	}
 	var d declared
@@ -34,10 +38,19 @@ func (s *store) Create(_ context.Context, q *driver.Queue) error {
 	default:
 		return &driver.Error{Op: "declare", Transport: Scheme, Entity: q.Name, Kind: driver.ErrInvalid, Err: errors.New("x-expires: want milliseconds")}
 	}
-	s.cfg.known.mu.Lock()
-	defer s.cfg.known.mu.Unlock()
-	s.cfg.known.queues[q.Name] = d
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.queues[q.Name] = d
 	return nil
+}
+
+// forget is told that a queue is deleted, and returns the exchanges that it may
+// be bound to.
+func (e *entities) forget(queue string) (exchanges []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.queues, queue)
+	return slices.Collect(maps.Keys(e.bound))
 }
 
 // Drop deletes the queue's lists and, from every exchange that this connector
@@ -46,33 +59,37 @@ func (s *store) Drop(ctx context.Context, queue string) error {
 	if err := s.keys.checkQueue("delete", queue); err != nil {
 		return err
 	}
-	known := s.cfg.known
-	known.mu.Lock()
-	delete(known.queues, queue)
-	exchanges := make([]string, 0, len(known.bound))
-	for ex := range known.bound {
-		exchanges = append(exchanges, ex)
+	exchanges := s.cfg.known.forget(queue)
+	if s.keys.cluster {
+		exchanges = nil // they are at other nodes, see cluster.Drop
 	}
-	known.mu.Unlock()
 	_, err := call(ctx, s, "delete", driver.ErrUncertain, func() (struct{}, error) {
 		cmds := []rueidis.Completed{s.command(append([]string{"UNLINK"}, s.keys.prefixed(s.keys.lists(queue))...)...)}
 		for _, ex := range exchanges {
-			members, err := s.link.client.Do(s.ctx, s.command("SMEMBERS", s.keys.bindings(ex))).AsStrSlice()
+			unbind, err := s.unbinding(ex, queue)
 			if err != nil {
 				return struct{}{}, err
 			}
-			members = slices.DeleteFunc(members, func(m string) bool {
-				_, _, q, ok := kombu.ParseBindingMember(m, s.keys.sep)
-				return !ok || q != queue
-			})
-			if len(members) > 0 {
-				cmds = append(cmds, s.command(append([]string{"SREM", s.keys.bindings(ex)}, members...)...))
-			}
+			cmds = append(cmds, unbind...)
 		}
 		_, err := s.multi(cmds...)
 		return struct{}{}, err
 	}, nil)
 	return err
+}
+
+// unbinding is what removes all bindings of a queue to an exchange, if there
+// are any. Inside call.
+func (s *store) unbinding(exchange, queue string) ([]rueidis.Completed, error) {
+	members, err := s.link.client.Do(s.ctx, s.command("SMEMBERS", s.keys.bindings(exchange))).AsStrSlice()
+	members = slices.DeleteFunc(members, func(m string) bool {
+		_, _, q, ok := kombu.ParseBindingMember(m, s.keys.sep)
+		return !ok || q != queue
+	})
+	if err != nil || len(members) == 0 {
+		return nil, err
+	}
+	return []rueidis.Completed{s.command(append([]string{"SREM", s.keys.bindings(exchange)}, members...)...)}, nil
 }
 
 // Purge drops what is ready on all the queue's lists.
@@ -146,26 +163,9 @@ func sum(answers []rueidis.RedisMessage) (int, error) {
 // Queues lists what has a key, priorities folded in, and what this session
 // declared. It scans the database: for people, not for loops.
 func (s *store) Queues(ctx context.Context) ([]driver.QueueInfo, error) {
-	names := map[string]bool{}
-	s.cfg.known.mu.Lock()
-	for q := range s.cfg.known.queues {
-		names[q] = true
-	}
-	s.cfg.known.mu.Unlock()
-	for cursor := uint64(0); ; {
-		page, err := s.scan(ctx, cursor)
-		if err != nil {
-			return nil, err
-		}
-		for _, key := range page.Elements {
-			name, mine := strings.CutPrefix(key, s.keys.prefix)
-			if q := s.keys.queueOf(name); mine && s.keys.checkQueue("", q) == nil {
-				names[q] = true
-			}
-		}
-		if cursor = page.Cursor; cursor == 0 {
-			break
-		}
+	names := s.cfg.known.names()
+	if err := s.names(ctx, names); err != nil {
+		return nil, err
 	}
 	sorted := make([]string, 0, len(names))
 	for q := range names {
@@ -181,6 +181,35 @@ func (s *store) Queues(ctx context.Context) ([]driver.QueueInfo, error) {
 		out = append(out, infos...)
 	}
 	return out, nil
+}
+
+// names are the queues that were declared.
+func (e *entities) names() map[string]bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	names := make(map[string]bool, len(e.queues))
+	for q := range e.queues {
+		names[q] = true
+	}
+	return names
+}
+
+// names adds the queues that have a key.
+func (s *store) names(ctx context.Context, names map[string]bool) error {
+	for cursor := uint64(0); ; {
+		page, err := s.scan(ctx, cursor)
+		if err != nil {
+			return err
+		}
+		for _, key := range page.Elements {
+			if q, mine := s.keys.queueAt(key); mine && s.keys.checkQueue("", q) == nil {
+				names[q] = true
+			}
+		}
+		if cursor = page.Cursor; cursor == 0 {
+			return nil
+		}
+	}
 }
 
 func (s *store) scan(ctx context.Context, cursor uint64) (rueidis.ScanEntry, error) {

@@ -114,7 +114,7 @@ func (s *store) reap(owner string, count bool) (int, error) {
 		}
 		own := s.keys.own(owner, list)
 		forget = append(forget, own)
-		keys := []string{s.keys.alive(owner), s.keys.ledger(owner), own, s.keys.prefix + list, s.keys.unacked, s.keys.index}
+		keys := []string{s.keys.alive(owner), s.keys.ledger(owner), own, s.keys.full(list), s.keys.unacked, s.keys.index}
 		args := []string{owner, list, tombstone(owner), strconv.Itoa(reapSome), how, strconv.Itoa(trimMost)}
 		for left := int64(1); left > 0; {
 			left, err = s.script(reapScript, keys, args).AsInt64()

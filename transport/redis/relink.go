@@ -55,8 +55,18 @@ func (s *store) lostLink(l *link, err error) {
 		s.fanout.suspect(err)
 		s.broken <- struct{}{} // holds one; down makes it the only one
 	case !again:
-		s.end(&driver.Error{Op: "session", Transport: Scheme, Entity: s.cfg.Addr, Kind: driver.ErrUnavailable, Err: err})
+		s.end(&driver.Error{Op: "session", Transport: Scheme, Entity: s.cfg.where(), Kind: driver.ErrUnavailable, Err: err})
 	}
+}
+
+// standing is the connection that stands; nil while there is none.
+func (s *store) standing() *link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down != nil {
+		return nil
+	}
+	return s.link
 }
 
 // awaiting is what a call has to wait for before it is sent: nil while the
@@ -75,7 +85,7 @@ func (s *store) relink() bool {
 	s.mu.Lock()
 	why := s.why
 	s.mu.Unlock()
-	s.env.Notify(driver.Event{Kind: driver.Warning, Entity: s.cfg.Addr,
+	s.env.Notify(driver.Event{Kind: driver.Warning, Entity: s.cfg.where(),
 		Detail: "the connection is lost, claims are kept, connecting again: " + why.Error()})
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
@@ -118,7 +128,7 @@ func (s *store) relink() bool {
 	s.down = nil
 	s.mu.Unlock()
 	s.track.changed(nil) // what was tracked is not any more
-	s.env.Notify(driver.Event{Kind: driver.Warning, Entity: s.cfg.Addr,
+	s.env.Notify(driver.Event{Kind: driver.Warning, Entity: s.cfg.where(),
 		Detail: fmt.Sprintf("connected again after %v, with all claims", time.Since(began).Round(time.Millisecond))})
 	return true
 }

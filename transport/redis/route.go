@@ -114,7 +114,7 @@ func (s *store) Table(ctx context.Context, exchange, since string) (virtual.Tabl
 	r, err := call(ctx, s, "route", driver.ErrUnavailable, func() (read, error) {
 		key := s.keys.bindings(exchange)
 		if s.track.on.Load() && since != "" && s.track.known(key, since) {
-			if err := s.link.client.Do(s.ctx, s.command("PING")).Error(); err != nil {
+			if err := s.link.client.Do(s.ctx, s.barrier(key)).Error(); err != nil {
 				return read{}, err
 			}
 			if s.track.known(key, since) {
@@ -128,6 +128,15 @@ func (s *store) Table(ctx context.Context, exchange, since string) (virtual.Tabl
 		return read{s.parseTable(exchange, version, members), true}, nil
 	}, nil)
 	return r.table, r.ok, err
+}
+
+// barrier is answered behind all news of before. In a cluster it is about the
+// key, so that a node that has lost the slot says so.
+func (s *store) barrier(key string) rueidis.Completed {
+	if s.keys.cluster {
+		return s.command("EXISTS", key)
+	}
+	return s.command("PING")
 }
 
 // readTable reads a binding set, tracked. Its version is a digest of the

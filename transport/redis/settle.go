@@ -174,7 +174,7 @@ func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []st
 	keys = []string{s.keys.alive(s.env.Owner), s.keys.ledger(s.env.Owner), l.key, s.keys.unacked, s.keys.index}
 	args = append(make([]string, 0, 5+4*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner), strconv.Itoa(trimMost), strconv.Itoa(s.longest+2*open))
 	key := func(list string) string {
-		name := s.keys.prefix + list
+		name := s.keys.full(list)
 		n := slices.Index(keys[5:], name)
 		if n < 0 {
 			n = len(keys) - 5
@@ -207,7 +207,7 @@ func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []st
 func (s *store) release(claims []virtual.Claim, noAck bool) {
 	if noAck {
 		for _, c := range slices.Backward(claims) { // the oldest last: it is next again
-			s.link.client.Do(s.ctx, s.command("RPUSH", s.keys.prefix+c.Tag.Ref, string(c.Raw)))
+			s.link.client.Do(s.ctx, s.command("RPUSH", s.keys.full(c.Tag.Ref), string(c.Raw)))
 		}
 		return
 	}

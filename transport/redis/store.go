@@ -57,6 +57,7 @@ type store struct {
 	closed  bool                // Close was called
 	own     map[string]*ownList // by source list
 	warned  map[string]bool
+	keepers map[*keeper]struct{}
 }
 
 // entities are what the sessions of one connector have learnt: the one that
@@ -115,6 +116,9 @@ func (s *store) end(err error) {
 		s.cancel(err)
 		l.hangUp()
 		s.fanout.hangUp()
+		for _, k := range s.openKeepers() {
+			k.link.hangUp()
+		}
 	}
 }
 

@@ -126,7 +126,7 @@ func (s *store) restore(id, entry, due string, routes map[string]routes) bool {
 		_ = kombu.Decode(parts[0], &in) // priority 0 when it is no envelope
 		for _, q := range queues {
 			if s.keys.checkQueue("restore", q) == nil {
-				keys = append(keys, s.keys.prefix+s.keys.list(q, in.Props.Priority))
+				keys = append(keys, s.keys.full(s.keys.list(q, in.Props.Priority)))
 			}
 		}
 		if len(keys) == 2 {
