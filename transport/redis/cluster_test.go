@@ -1,15 +1,19 @@
 package redis
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/gombu/gombu"
+	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/driver/dsn"
 )
 
 func TestSlots(t *testing.T) {
@@ -146,6 +150,7 @@ func (set *clusterSet) queuesAt(masters ...int) []string {
 func TestClusterFailover(t *testing.T) {
 	set := startCluster(t)
 	f := startTraffic(t, set.url(t, "?lease=5"), gombu.ProducerConfig{Replicas: 1}, set.queuesAt(0, 1, 2)...)
+	f.more(100)
 	set.servers[1].kill()
 	var at time.Time
 	eventually(t, "a new master", func() bool {
@@ -154,14 +159,34 @@ func TestClusterFailover(t *testing.T) {
 		return now != 1 && now >= 0 && strings.Contains(set.text(set.servers[0], "CLUSTER", "INFO"), "cluster_state:ok")
 	})
 	resumed(t, "kill -9 of a master", at, f)
+	f.more(100)
 	f.settled(30 * time.Second)
 }
 
 // clusterConfig is that of the shared test cluster, or skips.
 func clusterConfig(t testing.TB) Config {
 	t.Helper()
-	set := startCluster(t)
-	c, err := fromText("redis+cluster://" + set.servers[0].addr)
+	c := configOf(t, "GOMBU_TEST_REDIS_CLUSTER", "redis+cluster://127.0.0.1:6401")
+	if conn, err := net.DialTimeout("tcp", c.Cluster[0], 2*time.Second); err != nil {
+		missing(t, "no Redis Cluster at "+c.Cluster[0]+" (scripts/services start redis-cluster): "+err.Error())
+	} else {
+		conn.Close()
+	}
+	return c
+}
+
+// configOf reads a URL from the environment.
+func configOf(t testing.TB, env, url string) Config {
+	t.Helper()
+	var us []*dsn.URL
+	for _, part := range dsn.Split(cmp.Or(os.Getenv(env), url)) {
+		u, err := dsn.Parse(part)
+		if err != nil {
+			t.Fatal(err)
+		}
+		us = append(us, u)
+	}
+	c, err := FromURLs(us, driver.DialConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,4 +216,51 @@ func clusterKeys(t testing.TB, c Config, pattern, command string, args ...string
 		}
 	}
 	return out
+}
+
+// migrate moves a slot, key by key, as an operator would.
+func (set *clusterSet) migrate(slot uint16, from, to int) {
+	set.Helper()
+	n := strconv.Itoa(int(slot))
+	source, target := set.servers[from], set.servers[to]
+	host, port, _ := net.SplitHostPort(target.addr)
+	set.text(target, "CLUSTER", "SETSLOT", n, "IMPORTING", set.ids[from])
+	set.text(source, "CLUSTER", "SETSLOT", n, "MIGRATING", set.ids[to])
+	for {
+		m, err := ask(source.addr, "CLUSTER", "GETKEYSINSLOT", n, "2")
+		keys, _ := m.AsStrSlice()
+		if err != nil {
+			set.Fatal(err)
+		}
+		if len(keys) == 0 {
+			break
+		}
+		if _, err := ask(source.addr, append([]string{"MIGRATE", host, port, "", "0", "5000", "KEYS"}, keys...)...); err != nil {
+			set.Fatal(err)
+		}
+	}
+	for _, v := range []*server{target, source} {
+		set.text(v, "CLUSTER", "SETSLOT", n, "NODE", set.ids[to])
+	}
+}
+
+// A slot moves there and back under load: claims stay whose they are, nothing
+// is lost, and deliveries go on.
+func TestClusterSlotMigration(t *testing.T) {
+	set := startCluster(t)
+	queues := set.queuesAt(0, 1)
+	f := startTraffic(t, set.url(t, ""), gombu.ProducerConfig{Replicas: 1}, queues...)
+	slot := slotOf(queues[0])
+	for i := range 4 {
+		from, to := 2*(i%2), 2-2*(i%2)
+		set.migrate(slot, from, to)
+		resumed(t, fmt.Sprintf("move %d of a slot", i+1), time.Now(), f)
+	}
+	f.settled(20 * time.Second)
+	if n := f.duplicates(); n > 0 {
+		t.Errorf("%d were handled twice", n)
+	}
+	if n := f.lost.Load(); n > 0 {
+		t.Errorf("%d sessions were lost", n)
+	}
 }

@@ -8,10 +8,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/gombu/gombu"
+	"github.com/gombu/gombu/driver"
 )
 
 // traffic publishes and consumes all the time and keeps the ledger.
@@ -27,6 +29,30 @@ type traffic struct {
 	last      time.Time // a message was handled that was published after the one before
 	newest    map[string]int
 	uncertain int
+
+	lost atomic.Int64 // sessions
+}
+
+// more waits until so many more were handled.
+func (f *traffic) more(n int) {
+	f.Helper()
+	handled := func() int {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return len(f.handled)
+	}
+	start := handled()
+	eventually(f, "more deliveries", func() bool { return handled() >= start+n })
+}
+
+func (f *traffic) duplicates() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, times := range f.handled {
+		n += times - 1
+	}
+	return n
 }
 
 // startTraffic has this many producers, each in order, and one consumer, with a
@@ -34,7 +60,11 @@ type traffic struct {
 func startTraffic(t testing.TB, url string, cfg gombu.ProducerConfig, queues ...string) *traffic {
 	t.Helper()
 	f := &traffic{TB: t, confirmed: map[string]bool{}, handled: map[string]int{}, newest: map[string]int{}}
-	quiet := &gombu.Config{Log: slog.New(slog.DiscardHandler)}
+	quiet := &gombu.Config{Log: slog.New(slog.DiscardHandler), OnEvent: func(e gombu.Event) {
+		if e.Kind == driver.Lost {
+			f.lost.Add(1)
+		}
+	}}
 	out, in := openConn(t, url, quiet), openConn(t, url, quiet)
 	sending, stopOut := context.WithCancel(context.Background())
 	receiving, stopIn := context.WithCancel(context.Background())
