@@ -135,9 +135,9 @@ func (k *keys) queueAt(key string) (queue string, ok bool) {
 	name, ok := strings.CutPrefix(key, k.prefix)
 	queue = k.queueOf(name)
 	if ok && k.cluster {
-		queue, ok = strings.CutPrefix(queue, "{")
-		queue, ok = strings.CutSuffix(queue, "}")
-		ok = ok && !strings.Contains(name, "}"+ownKey)
+		inner, opens := strings.CutPrefix(queue, "{")
+		inner, closes := strings.CutSuffix(inner, "}")
+		queue, ok = inner, opens && closes && !strings.Contains(name, "}"+ownKey)
 	}
 	return queue, ok
 }
