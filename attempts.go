@@ -77,6 +77,10 @@ func (r *run) admit(ctx context.Context, d *Delivery) bool {
 		return false
 	}
 	if d.rec.counts == countStore {
+		if !d.rec.src.suspects.enter(d) {
+			r.hold(heldItem{d: d, then: r.again}, askedSoon)
+			return false
+		}
 		return r.count(ctx, d)
 	}
 	if r.attempts(d.Queue) == 0 {
@@ -149,19 +153,17 @@ func (r *run) last(ctx context.Context, d *Delivery, reason string, err error) b
 
 // retry leads d to its next attempt.
 func (r *run) retry(d *Delivery) {
-	switch {
-	case d.rec.counts == countStore:
-		r.requeue(d)
-	case d.rec.counts == countMoved && r.attempts(d.Queue) > 0:
-		d.try++
+	d.try++
+	d.ended = true
+	if d.rec.counts == countMoved && r.attempts(d.Queue) > 0 {
 		d.rec.forward(d)
-	default: // the count would be lost with the claim
-		d.try++
+	} else {
 		r.rerun(d)
 	}
 }
 
-// rerun starts a handler once more under the same claim.
+// rerun runs d once more under the same claim: given back, it could not be told
+// from one whose consumer died.
 func (r *run) rerun(d *Delivery) {
 	if e := d.anew(); e != nil {
 		r.again(e)

@@ -453,3 +453,89 @@ func twin(t *testing.T, f *fake, conn *gombu.Conn, workers int, first error) {
 		t.Errorf("%d left", n)
 	}
 }
+
+// Messages that may have ended their consumer start one by one, a second apart
+// while they run long, and one after the other when they do not; what is new
+// runs beside them.
+func TestSuspectsStartAlone(t *testing.T) {
+	countingOn(t, func(t *testing.T, conn *gombu.Conn, to driver.Connector) {
+		ids := []string{"a", "b", "c"}
+		for _, long := range []bool{true, false} {
+			switch f, isFake := to.(*fake); {
+			case isFake && !f.pulls:
+				return // nothing is known of them
+			case isFake:
+				must(t, declare(t.Context(), conn, "gombu.retry.q"))
+				f.set(func() {
+					for _, id := range ids {
+						f.push(driver.Incoming{Queue: "gombu.retry.q", Props: driver.Properties{MessageID: id, Headers: driver.Headers{{Key: "x-gombu-try", Value: int64(3)}}}}, false)
+					}
+				})
+			default:
+				publish(t, conn, ids...)
+				dies(t, to, len(ids))
+			}
+			begin := time.Now()
+			var mu sync.Mutex
+			var starts []string
+			running, most := 0, 0
+			_, stop := consuming(t, conn, gombu.ConsumerConfig{Workers: 8}, func(_ context.Context, d *gombu.Delivery) error {
+				mu.Lock()
+				if running++; d.Redelivered {
+					starts = append(starts, fmt.Sprint(d.Attempt, " ", time.Since(begin).Round(100*time.Millisecond)))
+				}
+				most = max(most, running)
+				mu.Unlock()
+				switch {
+				case !d.Redelivered:
+				case long:
+					time.Sleep(10 * time.Second)
+				default:
+					time.Sleep(time.Millisecond)
+				}
+				mu.Lock()
+				running--
+				mu.Unlock()
+				return nil
+			})
+			publish(t, conn, "new", "new", "new")
+			pass(500 * time.Millisecond)
+			if n := ready(t, conn, "q"); n != 0 {
+				t.Errorf("%d new ones wait", n)
+			}
+			pass(time.Minute)
+			stop()
+			slices.Sort(starts)
+			want := "[3 0s 3 1s 3 2s]"
+			if !long {
+				want = "[3 0s 3 0s 3 0s]"
+			}
+			if fmt.Sprint(starts) != want || !long && most > 1+3 {
+				t.Errorf("starts %v, want %s; %d at once", starts, want, most)
+			}
+		}
+	})
+}
+
+// dies is a program that began n messages of q a second time, and died.
+func dies(t *testing.T, to driver.Connector, n int) {
+	t.Helper()
+	for attempt := range 2 {
+		c, err := to.Connect(t.Context(), driver.Env{Owner: "dead", Notify: func(driver.Event) {}})
+		must(t, err)
+		r, err := c.OpenReceiver(t.Context(), driver.ReceiverConfig{Queue: "q", Prefetch: n})
+		must(t, err)
+		in := make([]driver.Incoming, n)
+		for got := 0; got < n; {
+			more, err := r.Receive(t.Context(), in[got:])
+			must(t, err)
+			got += more
+		}
+		for _, in := range in {
+			if attempt == 1 {
+				must(t, r.(driver.Counter).Begin(t.Context(), []driver.Start{{Tag: in.Tag, Attempt: in.Attempt}}))
+			}
+		}
+		must(t, c.Close(t.Context()))
+	}
+}

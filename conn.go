@@ -62,7 +62,6 @@ type Conn struct {
 	consume *link // declares, consumes, settles
 	publish *link // == consume unless the transport splits roles
 	topo    topology
-	lanes   [2]*lane // confirmed, unconfirmed
 	hooks   hooks
 	warned  sync.Map // text of each warning that was given
 
@@ -71,6 +70,8 @@ type Conn struct {
 	wg   sync.WaitGroup // supervisors, lanes, hooks
 
 	mu       sync.Mutex
+	lanes    map[driver.SenderConfig]*lane // by what is asked of their senders
+	flushed  bool                          // the lanes are closed, and so are new ones
 	runs     map[*run]struct{}
 	closing  bool
 	shutdown chan struct{} // closed when Shutdown is complete
@@ -104,7 +105,7 @@ func New(to driver.Connector, cfg *Config) *Conn {
 }
 
 func newConn(to []driver.Connector, cfg *Config) *Conn {
-	c := &Conn{to: to, feature: to[0].Features(), runs: map[*run]struct{}{}, shutdown: make(chan struct{})}
+	c := &Conn{to: to, feature: to[0].Features(), runs: map[*run]struct{}{}, lanes: map[driver.SenderConfig]*lane{}, shutdown: make(chan struct{})}
 	if cfg != nil {
 		c.cfg = *cfg
 	}
@@ -132,9 +133,6 @@ func newConn(to []driver.Connector, cfg *Config) *Conn {
 	if c.feature.SplitRoles {
 		c.consume.role = driver.Consume
 		c.publish = newLink(c, driver.Publish)
-	}
-	for i := range c.lanes {
-		c.lanes[i] = newLane(c, i == 1)
 	}
 	return c
 }
@@ -189,11 +187,11 @@ func (c *Conn) Shutdown(ctx context.Context) error {
 	for _, r := range runs {
 		errs = append(errs, r.wait(ctx))
 	}
-	for _, l := range c.lanes {
+	for _, l := range c.allLanes(false) {
 		errs = append(errs, l.flush(ctx, nil))
 	}
 	c.stop(ErrClosed)
-	for _, l := range c.lanes {
+	for _, l := range c.allLanes(true) {
 		l.close()
 	}
 	errs = append(errs, c.consume.close(ctx))

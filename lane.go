@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -14,13 +15,13 @@ import (
 // maxBatch bounds the messages that share one Submit.
 const maxBatch = 256
 
-// A lane is one publish channel of a Conn, shared by its Producers. Messages
-// wait in line, a goroutine that lives while there is a line submits them in
+// A lane is one publish channel of a Conn, shared by those of its Producers that
+// need the same of it. Messages wait in line, a goroutine that lives while there is a line submits them in
 // batches, and another one per session collects the outcomes.
 type lane struct {
-	c         *Conn
-	noConfirm bool
-	room      chan struct{} // one token per unanswered message
+	c    *Conn
+	kind driver.SenderConfig // what its sender must do; without a window
+	room chan struct{}       // one token per unanswered message
 
 	mu      sync.Mutex
 	line    calls // not yet submitted
@@ -38,8 +39,8 @@ type lane struct {
 	free sync.Pool // of *call; per lane, so that a channel never leaves its synctest bubble
 }
 
-func newLane(c *Conn, noConfirm bool) *lane {
-	l := &lane{c: c, noConfirm: noConfirm, room: make(chan struct{}, c.cfg.MaxPending), flight: map[uint64]*call{}}
+func newLane(c *Conn, kind driver.SenderConfig) *lane {
+	l := &lane{c: c, kind: kind, room: make(chan struct{}, c.cfg.MaxPending), flight: map[uint64]*call{}}
 	l.free.New = func() any { return &call{done: make(chan error, 1)} }
 	return l
 }
@@ -81,8 +82,8 @@ func (l *lane) inline(ctx context.Context, p *Producer, m *Message) error {
 	}
 }
 
-// enqueue puts a copy of m in the line.
-func (l *lane) enqueue(ctx context.Context, p *Producer, m *Message) (*call, error) {
+// enqueue puts a copy of m in the line; its caller waits until then, if that is known.
+func (l *lane) enqueue(ctx context.Context, p *Producer, m *Message, until time.Time) (*call, error) {
 	select {
 	case l.room <- struct{}{}:
 	default:
@@ -98,6 +99,7 @@ func (l *lane) enqueue(ctx context.Context, p *Producer, m *Message) (*call, err
 	if err != nil {
 		return nil, err
 	}
+	k.out.Until = until
 	p.begin()
 	l.mu.Lock()
 	if l.closed {
@@ -144,13 +146,13 @@ func (l *lane) await(ctx context.Context, k *call) error {
 	case sent:
 		k.state = left
 	}
-	entity := target(&k.out)
+	entity, known := target(&k.out), k.unsent()
 	l.mu.Unlock()
 	switch state {
 	case waiting:
 		k.p.end()
 		<-l.room
-		return l.awaited().withLast(ended(ctx, "publish", entity, l.why(ErrNotSent)...))
+		return l.awaited().withLast(ended(ctx, "publish", entity, l.why(known)...))
 	case sent:
 		return ended(ctx, "publish", entity, l.why(ErrUncertain)...)
 	}
@@ -303,150 +305,6 @@ func (l *lane) take() []*call {
 	return batch
 }
 
-// answer ends a call.
-func (l *lane) answer(k *call, err error) {
-	l.mu.Lock()
-	delete(l.flight, k.out.Seq)
-	late := k.state == left
-	k.state = over
-	l.mu.Unlock()
-	k.p.end()
-	<-l.room
-	if late {
-		l.c.log.Debug("gombu: outcome of a publish whose caller had gone", "err", err)
-		return
-	}
-	k.done <- about(&k.out, err)
-}
-
-// about says in err where the message was to go, when the transport did not.
-func about(out *driver.Outgoing, err error) error {
-	e, ok := err.(*Error)
-	if !ok || e.Entity != "" {
-		return err
-	}
-	said := *e
-	said.Entity = target(out)
-	return &said
-}
-
-// collect brings the outcomes of one sender home. What a lost session or
-// channel left open is decided in order: when nothing before it is unanswered.
-func (l *lane) collect(s *session, tx driver.Sender) {
-	dst := make([]driver.Receipt, maxBatch)
-	var open []*call
-	for {
-		n, err := tx.Outcomes(context.WithoutCancel(s.ctx), dst)
-		for _, r := range dst[:n] {
-			l.mu.Lock()
-			k := l.flight[r.Seq]
-			l.mu.Unlock()
-			switch {
-			case k == nil:
-			case errors.Is(r.Err, ErrUncertain) || errors.Is(r.Err, ErrNotSent):
-				k.err = r.Err
-				open = append(open, k)
-			default:
-				l.answer(k, r.Err)
-			}
-		}
-		if err != nil {
-			l.mu.Lock()
-			if l.at == s {
-				l.at = nil
-			}
-			l.mu.Unlock()
-			l.settleOpen(open)
-			return
-		}
-		if len(open) > 0 && l.decidable(open) {
-			l.settleOpen(open)
-			open = nil
-		}
-	}
-}
-
-// settleOpen decides, in order, what a lost session left open. After a message
-// whose fate is unknown nothing later of the lane is repeated silently: the
-// caller's own repeat would come behind it.
-func (l *lane) settleOpen(open []*call) {
-	slices.SortFunc(open, func(a, b *call) int { return cmp.Compare(a.out.Seq, b.out.Seq) })
-	var again []*call
-	unknown := false
-	for _, k := range open {
-		uncertain := errors.Is(k.err, ErrUncertain)
-		if unknown || uncertain && !k.p.cfg.Resend {
-			unknown = true
-			l.answer(k, k.err)
-			continue
-		}
-		again = append(again, k)
-	}
-	l.putBack(again, nil)
-}
-
-// putBack returns calls to the head of the line, in order; those whose policy
-// is spent, or whose caller has gone, end.
-func (l *lane) putBack(batch []*call, err error) {
-	type failure struct {
-		tell func(error, time.Duration)
-		err  error
-	}
-	var spent []*call
-	var told []failure
-	l.mu.Lock()
-	for _, k := range slices.Backward(batch) {
-		if err != nil {
-			k.err = err
-		}
-		if k.tries++; k.p.cfg.Retry != nil {
-			told = append(told, failure{k.p.cfg.Retry.OnError, k.err})
-		}
-		if k.state == left || k.p.cfg.Retry != nil && k.p.cfg.Retry.spent(k.tries) || l.closed {
-			if k.state == sent {
-				k.state = over // its answer is known
-			}
-			spent = append(spent, k)
-			continue
-		}
-		delete(l.flight, k.out.Seq)
-		k.state = waiting
-		l.line.restore(k)
-	}
-	l.start()
-	l.mu.Unlock()
-	for _, f := range slices.Backward(told) {
-		tell(f.tell, f.err, 0)
-	}
-	for _, k := range slices.Backward(spent) {
-		l.answer(k, l.notSent(k.err))
-	}
-}
-
-func (l *lane) notSent(err error) error {
-	if errors.Is(err, ErrNotSent) || errors.Is(err, ErrUncertain) {
-		return err
-	}
-	return &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrNotSent, Err: err}
-}
-
-// failAll ends every call in the line: the Conn is closed, or connecting was
-// given up.
-func (l *lane) failAll(err error) {
-	l.mu.Lock()
-	var all []*call
-	for k := l.line.first; k != nil; k = l.line.first {
-		l.line.remove(k)
-		k.state = over // it was never sent: who leaves now gets that answer
-		all = append(all, k)
-	}
-	l.running = false
-	l.mu.Unlock()
-	for _, k := range all {
-		l.answer(k, l.notSent(err))
-	}
-}
-
 // close ends what is in the line; nothing enters it any more.
 func (l *lane) close() {
 	l.mu.Lock()
@@ -490,4 +348,62 @@ func (l *lane) flush(ctx context.Context, p *Producer) error {
 	case <-ctx.Done():
 		return ended(ctx, "flush", "", l.why(ErrUncertain)...)
 	}
+}
+
+// session is where a message goes now, and the session that knows the names of
+// PerSession queues. What was declared is put back by the consuming session, so
+// a publisher waits for that one too.
+func (l *lane) session(ctx context.Context) (s, names *session, err error) {
+	c := l.c
+	if c.publish != c.consume && c.topo.any() {
+		if names, err = c.consume.get(ctx, "publish"); err != nil {
+			return nil, nil, err
+		}
+	}
+	if s, err = c.publish.get(ctx, "publish"); err != nil {
+		return nil, nil, err
+	}
+	return s, cmp.Or(names, s), nil
+}
+
+// awaited is the link whose session a message waits for, when it does.
+func (l *lane) awaited() *link {
+	if c := l.c; c.publish != c.consume && c.topo.any() && c.consume.peek() == nil {
+		return c.consume
+	}
+	return l.c.publish
+}
+
+func (t *topology) any() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.entries) > 0
+}
+
+// open opens the lane's sender on s.
+func (l *lane) open(ctx context.Context, s *session) (driver.Sender, error) {
+	kind := l.kind
+	kind.Window = l.c.cfg.MaxPending
+	return s.OpenSender(ctx, kind)
+}
+
+// lane returns the lane of this kind, made by the first who needs it.
+func (c *Conn) lane(kind driver.SenderConfig) *lane {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lanes[kind]
+	if l == nil {
+		l = newLane(c, kind)
+		l.closed = c.flushed
+		c.lanes[kind] = l
+	}
+	return l
+}
+
+// allLanes returns the lanes there are; last, when no more may open.
+func (c *Conn) allLanes(last bool) []*lane {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flushed = c.flushed || last
+	return slices.Collect(maps.Values(c.lanes))
 }

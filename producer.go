@@ -1,7 +1,6 @@
 package gombu
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -23,6 +22,18 @@ type ProducerConfig struct {
 	Declare *Topology
 	// NoConfirm returns when the message is on its way: it may be lost.
 	NoConfirm bool
+	// Replicas is how many replicas of a Redis server must have a message before
+	// Publish returns nil (WAIT). When fewer have it at the end of the call's
+	// context, after 5 s at most, the error is ErrUncertain with a
+	// *driver.ReplicaError that says how many: the message is in its queues at
+	// the master, and is not sent again. Fan-outs keep nothing and are not waited for. 0: do not wait. A
+	// Producer dials nothing, so that ErrUnsupported comes with its first
+	// publish, of which nothing is sent: RabbitMQ confirms messages of quorum
+	// queues when most of the members have them.
+	Replicas int
+	// Fsync waits for the disk of the Redis server too, and of the Replicas
+	// (WAITAOF, Redis 7.2 with appendonly; else ErrUnsupported, as above).
+	Fsync bool
 	// Resend repeats a message whose outcome a lost session left unknown, with
 	// the same message id: at least once, as Kombu's retry=True.
 	Resend bool
@@ -52,10 +63,7 @@ func (c *Conn) Producer(cfg *ProducerConfig) *Producer {
 	if cfg != nil {
 		p.cfg = *cfg
 	}
-	p.lane = c.lanes[0]
-	if p.cfg.NoConfirm {
-		p.lane = c.lanes[1]
-	}
+	p.lane = c.lane(driver.SenderConfig{NoConfirm: p.cfg.NoConfirm, Replicas: p.cfg.Replicas, Fsync: p.cfg.Fsync})
 	return p
 }
 
@@ -73,7 +81,8 @@ func (p *Producer) Publish(ctx context.Context, m *Message) error {
 	if p.c.feature.Inline {
 		return p.lane.inline(ctx, p, m)
 	}
-	k, err := p.lane.enqueue(ctx, p, m)
+	until, _ := ctx.Deadline()
+	k, err := p.lane.enqueue(ctx, p, m, until)
 	if err != nil {
 		return err
 	}
@@ -120,7 +129,7 @@ func (p *Producer) PublishAsync(ctx context.Context, m *Message) (*Pending, erro
 		w.err = p.lane.inline(ctx, p, m)
 		return w, nil
 	}
-	k, err := p.lane.enqueue(ctx, p, m)
+	k, err := p.lane.enqueue(ctx, p, m, w.until)
 	if err != nil {
 		return nil, err
 	}
@@ -169,6 +178,9 @@ func (p *Producer) ready(ctx context.Context, m *Message) error {
 	if ctx.Err() != nil {
 		return ended(ctx, "publish", "", ErrNotSent)
 	}
+	if k := p.lane.kind; k.Replicas < 0 || k.NoConfirm && (k.Replicas > 0 || k.Fsync) {
+		return &Error{Op: "publish", Transport: p.c.scheme(), Kind: ErrInvalid, Err: errors.New("Replicas must not be negative, and NoConfirm waits for nobody")}
+	}
 	if err := p.c.declareOnce(ctx, p.cfg.Declare); err != nil {
 		return err
 	}
@@ -189,39 +201,4 @@ func (p *Producer) end() {
 		p.idle = nil
 	}
 	p.mu.Unlock()
-}
-
-// session is where a message goes now, and the session that knows the names of
-// PerSession queues. What was declared is put back by the consuming session, so
-// a publisher waits for that one too.
-func (l *lane) session(ctx context.Context) (s, names *session, err error) {
-	c := l.c
-	if c.publish != c.consume && c.topo.any() {
-		if names, err = c.consume.get(ctx, "publish"); err != nil {
-			return nil, nil, err
-		}
-	}
-	if s, err = c.publish.get(ctx, "publish"); err != nil {
-		return nil, nil, err
-	}
-	return s, cmp.Or(names, s), nil
-}
-
-// awaited is the link whose session a message waits for, when it does.
-func (l *lane) awaited() *link {
-	if c := l.c; c.publish != c.consume && c.topo.any() && c.consume.peek() == nil {
-		return c.consume
-	}
-	return l.c.publish
-}
-
-func (t *topology) any() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.entries) > 0
-}
-
-// open opens the lane's sender on s.
-func (l *lane) open(ctx context.Context, s *session) (driver.Sender, error) {
-	return s.OpenSender(ctx, driver.SenderConfig{Window: l.c.cfg.MaxPending, NoConfirm: l.noConfirm})
 }

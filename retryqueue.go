@@ -167,6 +167,9 @@ func (rec *reception) publishCopies(ds []*Delivery) []error {
 // toRetry is the copy of d for its attempt d.try.
 func (d *Delivery) toRetry(queue string) *Message {
 	origin := Headers{{Key: "exchange", Value: d.Exchange}, {Key: "key", Value: d.Key}}
+	if d.ended {
+		origin = append(origin, Header{Key: "ended", Value: true})
+	}
 	if d.UserID != "" {
 		origin = append(origin, Header{Key: "user-id", Value: d.UserID})
 	}
@@ -196,6 +199,7 @@ func (d *Delivery) fromRetry() {
 	if origin == nil {
 		return // somebody else's
 	}
+	d.ended = origin.Get("ended") == true && d.counted
 	d.Exchange, _ = origin.Get("exchange").(string)
 	d.Key, _ = origin.Get("key").(string)
 	d.UserID, _ = origin.Get("user-id").(string)
@@ -304,13 +308,12 @@ type turn struct {
 
 type taken struct {
 	got  bool
-	solo bool // a copy that has been started before
+	solo bool // a suspect
 	err  error
 }
 
-// serve offers turns until the session or the source ends. A copy that has been
-// started before runs with no other copy beside it: should it end the process
-// again, no innocent one is charged with that.
+// serve offers turns until the session or the source ends. A suspect is taken
+// alone: see suspects.
 func (q *retrier) serve(rec *reception) error {
 	s, r := q.src, q.src.run
 	for wait := emptyFirst; s.ctx.Err() == nil; {
@@ -337,12 +340,15 @@ func (q *retrier) serve(rec *reception) error {
 		case got.err != nil:
 			return got.err
 		case got.solo:
+			alone := time.NewTimer(aloneFor)
 			select {
 			case <-t.ended:
+			case <-alone.C:
 			case <-rec.sess.Done():
 				return rec.sess.Err()
 			case <-s.ctx.Done():
 			}
+			alone.Stop()
 			fallthrough
 		case got.got:
 			wait = emptyFirst
@@ -406,7 +412,7 @@ func (t *turn) pull() *Delivery {
 	d := &Delivery{}
 	d.fill(&in[0], rec)
 	d.fromRetry()
-	t.taken <- taken{got: true, solo: d.try > 2}
+	t.taken <- taken{got: true, solo: d.suspect()}
 	if r.twins.hold(d) {
 		close(t.ended)
 		return nil

@@ -218,7 +218,7 @@ func (r *run) worker(i int) {
 			if d = t.pull(); d == nil {
 				continue
 			}
-		case d.rec.over.Load():
+		case d.rec.over.Load() || d.rec.sess.hold(r.intake) != nil && r.intake.Err() == nil:
 			continue // its session is lost and the broker delivers it again
 		case r.intake.Err() != nil:
 			r.unstarted(d)
@@ -325,11 +325,16 @@ func (r *run) decide(ctx context.Context, d *Delivery, v *verdict) {
 
 func (r *run) requeue(d *Delivery) { r.settle(d, stRequeued, driver.Requeue, 0) }
 
-// settle settles for the handler, without waiting.
+// settle settles for the handler, and waits for the end of what came back: see
+// suspects.
 func (r *run) settle(d *Delivery, to uint32, o driver.Outcome, after time.Duration) {
 	if r.cfg.NoAck || !d.claim(to) {
 		return
 	}
 	d.one[0] = driver.Settlement{Tag: d.tag, Outcome: o, After: after}
-	d.rec.settleLater(d)
+	if !d.Redelivered || to == stRequeued {
+		d.rec.settleLater(d)
+	} else if err := d.rec.settle(r.life, d); err != nil {
+		d.rec.complain(d, err)
+	}
 }

@@ -19,8 +19,9 @@ type session struct {
 	blocked atomic.Bool
 	ctx     context.Context // ends with the session; its cause is ErrLeaseLost
 	end     context.CancelCauseFunc
-	names   sync.Map // handle of a PerSession queue -> its name in this session
-	cached  sync.Map // what was declared in this session, by its text
+	holder  driver.Holder // nil: claims are lost with the session only
+	names   sync.Map      // handle of a PerSession queue -> its name in this session
+	cached  sync.Map      // what was declared in this session, by its text
 }
 
 // A link is a supervised session of one role: one goroutine, from the first
@@ -53,6 +54,14 @@ func (s *session) over() bool {
 	default:
 		return false
 	}
+}
+
+// hold returns when the session's claims are known to be ours, or that they are not.
+func (s *session) hold(ctx context.Context) error {
+	if s.holder == nil {
+		return nil
+	}
+	return s.holder.Hold(ctx)
 }
 
 // ending says whether the session that has failed a call is over, or will be
@@ -305,6 +314,7 @@ func (l *link) dial(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	s.Conn = dc
+	s.holder, _ = dc.(driver.Holder)
 	s.ctx, s.end = context.WithCancelCause(context.WithoutCancel(l.c.ctx))
 	if l.role != driver.Publish {
 		rctx, cancel := context.WithTimeout(ctx, replayTimeout)

@@ -25,6 +25,7 @@ type source struct {
 
 	moving     chan struct{} // cap 1: holds a token while copies are published or taken
 	unreadable atomic.Bool   // the retry queue: reading it is denied
+	suspects   suspects
 
 	mu    sync.Mutex
 	rec   *reception // of the subscription that stands

@@ -93,6 +93,9 @@ func (r *run) vacate(worker int, d *Delivery) {
 			r.again(twin)
 		}
 	}
+	if d.Redelivered {
+		d.rec.src.suspects.leave(d)
+	}
 	d.rec.gave(1)
 	r.busy.Add(-1)
 }

@@ -120,6 +120,16 @@ type Puller interface {
 	OpenPuller(ctx context.Context, queue string) (Receiver, error)
 }
 
+// A Holder is a Conn whose claims others take over when it is not heard of for
+// long: it cannot know while its process does not run.
+type Holder interface {
+	// Hold returns nil, at once, while the claims are certain to be its own; the
+	// core calls it before it starts a handler. After a gap it waits until that
+	// is known. An error means that nothing is to be started: the session is
+	// over, or ctx ended.
+	Hold(ctx context.Context) error
+}
+
 // Op is what a Step does.
 type Op uint8
 
@@ -164,8 +174,9 @@ type Outgoing struct {
 	NoMandatory   bool // true: being routed nowhere is no error
 	Props         Properties
 	Body          []byte
-	Done          bool  // out
-	Err           error // out, when Done
+	Until         time.Time // with SenderConfig.Replicas or Fsync: when its caller gives up; zero: not known
+	Done          bool      // out
+	Err           error     // out, when Done
 }
 
 // A Receipt is the outcome of one submitted message: nil, ErrUnroutable,
@@ -288,6 +299,8 @@ type Settlement struct {
 type SenderConfig struct {
 	Window    int // messages submitted and not yet answered; > 0
 	NoConfirm bool
+	Replicas  int  // so many replicas must have a message before it is confirmed; fewer in time: ErrUncertain. OpenSender: ErrUnsupported where there are none
+	Fsync     bool // and the broker's disk; with Replicas theirs too
 }
 
 // ReceiverConfig configures a Receiver.

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -49,6 +50,26 @@ var (
 	// ErrAbandoned: handlers ignored their context beyond Grace and were left behind.
 	ErrAbandoned = errors.New("abandoned")
 )
+
+// A ReplicaError is why a message that is in its queues is ErrUncertain all the
+// same: fewer replicas, or disks, than were asked for had it in time.
+type ReplicaError struct {
+	Replicas, Want int  // that had it, and SenderConfig.Replicas
+	Fsync          bool // they and the broker were asked for their disks
+	Disk           bool // the broker's own disk had it
+}
+
+// Error says how many had it.
+func (e *ReplicaError) Error() string {
+	if !e.Fsync {
+		return fmt.Sprintf("it is in its queues; %d of %d replicas had it in time", e.Replicas, e.Want)
+	}
+	own := "not on the broker's disk"
+	if e.Disk {
+		own = "on the broker's disk"
+	}
+	return fmt.Sprintf("it is in its queues; in time it was %s and on %d of %d replicas' disks", own, e.Replicas, e.Want)
+}
 
 // Error says where a failure happened. Kind is one of the sentinels above (or
 // several, joined); Err is the cause, often the client library's own error, and

@@ -23,6 +23,7 @@ func poisonBrokers() map[string]poisonBroker {
 	rabbit := brokers()[0]
 	return map[string]poisonBroker{
 		"classic": {rabbit, gombu.Queue{}},
+		"redis":   {brokers()[1], gombu.Queue{}},
 		"quorum":  {rabbit, gombu.Queue{Args: gombu.Headers{{Key: "x-queue-type", Value: "quorum"}}}},
 	}
 }
@@ -36,19 +37,17 @@ type poisonBroker struct {
 const goodOnes = 1000
 
 // One poison among 1 000 good ones, prefetch 100, which ends its process at
-// every start: five starts, one dead letter, and nobody dies with it.
-func TestPoisonThatKillsItsProcess(t *testing.T) { eachPoison(t, "exit") }
-
-// The same when the handler only fails.
-func TestPoisonThatFails(t *testing.T) { eachPoison(t, "fail") }
-
-func eachPoison(t *testing.T, how string) {
+// every start, or only fails: five starts, one dead letter, and nobody dies
+// with it.
+func TestPoisonEnds(t *testing.T) {
 	for name, b := range poisonBrokers() {
-		t.Run(name, func(t *testing.T) {
-			need(t, b.broker)
-			t.Parallel() // most of it is waiting for back-offs
-			poison(t, b, how)
-		})
+		for _, how := range []string{"exit", "fail"} {
+			t.Run(name+"/"+how, func(t *testing.T) {
+				need(t, b.broker)
+				t.Parallel() // most of it is waiting, for back-offs and take-overs
+				poison(t, b, how)
+			})
+		}
 	}
 }
 

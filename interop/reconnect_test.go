@@ -40,7 +40,8 @@ func (c *cutter) cut() int {
 }
 
 // Cut sockets, again and again, under load: what was published is handled, a
-// per-session queue comes back under a fresh name, nobody is told.
+// per-session queue comes back under a fresh name, nobody is told. On Redis a
+// consuming session, and its queues, outlive the socket.
 func TestCutSockets(t *testing.T) {
 	each(t, func(t *testing.T, b broker) {
 		c := &cutter{}
@@ -103,7 +104,7 @@ func TestCutSockets(t *testing.T) {
 				t.Fatalf("handled %d of %d", got, n+1)
 			}
 		}
-		if len(names) < 3 {
+		if b.name == "redis" && len(names) != 1 || b.name != "redis" && len(names) < 3 {
 			t.Errorf("the per-session queue had only the names %v", names)
 		}
 		cancel()

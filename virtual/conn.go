@@ -149,6 +149,14 @@ func (c *conn) Apply(ctx context.Context, steps []driver.Step) error {
 	return nil
 }
 
+// Hold is the store's, where it has one.
+func (c *conn) Hold(ctx context.Context) error {
+	if h, ok := c.store.(driver.Holder); ok {
+		return h.Hold(ctx)
+	}
+	return nil
+}
+
 func (c *conn) Inspect(ctx context.Context, queue string) (driver.QueueInfo, error) {
 	if err := c.gone("inspect"); err != nil {
 		return driver.QueueInfo{}, err

@@ -115,6 +115,9 @@ func (n counter) Begin(ctx context.Context, s []driver.Start) error {
 		tag := s[of[i]].Tag
 		s[of[i]] = out[i]
 		s[of[i]].Tag = tag
+		if isLeaseLost(out[i].Err) {
+			n.r.free(tag)
+		}
 	}
 	return err
 }

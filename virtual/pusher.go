@@ -15,6 +15,7 @@ import (
 type pusher struct {
 	c      *conn
 	cfg    driver.SenderConfig
+	kept   Kept // nil: the store's own Push
 	ctx    context.Context
 	cancel context.CancelFunc
 	ended  chan struct{} // the goroutine has returned
@@ -43,24 +44,36 @@ const (
 	maxArena  = 1 << 20
 )
 
-func newPusher(c *conn, cfg driver.SenderConfig) (*pusher, error) {
+func newPusher(c *conn, cfg driver.SenderConfig) *pusher {
 	s := &pusher{
 		c: c, cfg: cfg, ended: make(chan struct{}),
 		room: make(chan struct{}, 1), work: make(chan struct{}, 1), news: make(chan struct{}, 1),
 	}
 	s.cfg.Window = max(1, cfg.Window)
 	s.ctx, s.cancel = context.WithCancel(c.ctx)
+	return s
+}
+
+func (s *pusher) start() error {
+	c := s.c
 	c.opened.Lock()
 	defer c.opened.Unlock()
 	if c.closing.Load() {
-		return nil, c.gone("open sender")
+		return c.gone("open sender")
 	}
 	c.senders[s] = struct{}{}
 	c.wg.Go(func() {
 		defer close(s.ended)
 		s.run()
 	})
-	return s, nil
+	return nil
+}
+
+func (s *pusher) closeKept(ctx context.Context) error {
+	if s.kept == nil {
+		return nil
+	}
+	return s.kept.Close(ctx)
 }
 
 // signal wakes the one who waits on ch.
@@ -163,8 +176,11 @@ func (p *parcel) reset() {
 func (s *pusher) run() {
 	var (
 		going parcel
-		post  = post{c: s.c}
+		post  = post{c: s.c, push: s.c.store.Push}
 	)
+	if s.kept != nil {
+		post.push = s.kept.Push
+	}
 	post.search.tables = map[string]*table{}
 	for s.next(&going) {
 		clear(post.search.tables) // each batch sees the bindings of its own time
@@ -254,5 +270,5 @@ func (s *pusher) Close(ctx context.Context) error {
 	s.c.opened.Lock()
 	delete(s.c.senders, s)
 	s.c.opened.Unlock()
-	return nil
+	return s.closeKept(ctx)
 }

@@ -8,16 +8,27 @@ import (
 	"github.com/gombu/gombu/wire/kombu"
 )
 
-func (c *conn) OpenSender(_ context.Context, cfg driver.SenderConfig) (driver.Sender, error) {
+func (c *conn) OpenSender(ctx context.Context, cfg driver.SenderConfig) (driver.Sender, error) {
 	if err := c.gone("open sender"); err != nil {
 		return nil, err
 	}
-	if c.info.Inline {
-		return &inlineSender{post: post{c: c}}, nil
+	keeper, keeps := c.store.(Keeper)
+	keep := cfg.Replicas > 0 || cfg.Fsync
+	switch {
+	case keep && !keeps:
+		return nil, c.fail("open sender", "", driver.ErrUnsupported, "%s has no replicas to wait for: a confirmed message is where this transport keeps it", c.Transport)
+	case c.info.Inline:
+		return &inlineSender{post: post{c: c, push: c.store.Push}}, nil
 	}
-	s, err := newPusher(c, cfg)
-	if err != nil {
-		return nil, err
+	s := newPusher(c, cfg)
+	if keep {
+		var err error
+		if s.kept, err = keeper.Keep(ctx, cfg); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.start(); err != nil {
+		return nil, errors.Join(err, s.closeKept(ctx))
 	}
 	return s, nil
 }
@@ -53,6 +64,7 @@ func (s *inlineSender) Close(context.Context) error { return nil }
 // one goroutine at a time.
 type post struct {
 	c      *conn
+	push   func(context.Context, []Item) error
 	search search
 	items  []Item
 	ends   []int // the items of message i end here, and begin where those of i-1 end
@@ -88,7 +100,7 @@ func (p *post) run(ctx context.Context, batch []driver.Outgoing, ready []envelop
 	}
 	p.flushCast(ctx, batch)
 	if len(p.items) > 0 {
-		p.collect(batch, p.c.store.Push(ctx, p.items))
+		p.collect(batch, p.push(ctx, p.items))
 		clear(p.items)
 	}
 	p.search.message = message{}

@@ -106,7 +106,7 @@ type Info struct {
 
 // Optional interfaces of a Store, found by type assertion. Two more are
 // driver.Leaser and driver.Counter, with the store's own tags: its receivers
-// have these abilities then.
+// have these abilities then. With driver.Holder its sessions are Holders.
 type (
 	// A Router shares bindings between processes.
 	Router interface {
@@ -125,11 +125,26 @@ type (
 		// Subscribe returns once the server has the subscription.
 		Subscribe(ctx context.Context, c driver.ReceiverConfig, b []driver.Binding) (Subscription, error)
 	}
+	// A Keeper can wait until replicas, or a disk, have what was pushed.
+	Keeper interface {
+		// Keep opens a way to push of which c.Replicas and c.Fsync hold. It fails
+		// with ErrUnsupported where the server cannot.
+		Keep(ctx context.Context, c driver.SenderConfig) (Kept, error)
+	}
 	// A Lister can name its queues.
 	Lister interface {
 		Queues(ctx context.Context) ([]driver.QueueInfo, error)
 	}
 )
+
+// Kept is Store.Push that returns when the items are kept as was asked for. An
+// item that is in its queue and not kept by its Msg.Until, or within the
+// store's own patience, is ErrUncertain and says how many have it. One goroutine
+// at a time pushes.
+type Kept interface {
+	Push(ctx context.Context, items []Item) error
+	Close(ctx context.Context) error
+}
 
 // A Table is an exchange's shared bindings. Topic is set when a stored pattern
 // shows that the exchange is a topic exchange.

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/gombu/gombu/driver"
 	"github.com/gombu/gombu/internal/near"
@@ -37,43 +36,71 @@ type URL struct {
 // know, by Options.Finish.
 type Opener func(u *URL, d driver.DialConfig) (driver.Connector, error)
 
+// A GroupOpener makes one Connector from several URLs of one scheme.
+type GroupOpener func(us []*URL, d driver.DialConfig) (driver.Connector, error)
+
 var registry struct {
 	sync.Mutex
-	openers map[string]Opener
+	openers map[string]entry
 	twice   map[string]bool
+}
+
+type entry struct {
+	open  GroupOpener
+	group bool // takes all alternates of its scheme
 }
 
 // Known schemes and the import that brings each, for the error that says so.
 var imports = map[string]string{
 	"amqp": "github.com/gombu/gombu/transport/amqp", "amqps": "github.com/gombu/gombu/transport/amqp", "pyamqp": "github.com/gombu/gombu/transport/amqp",
 	"redis": "github.com/gombu/gombu/transport/redis", "rediss": "github.com/gombu/gombu/transport/redis",
-	"memory": "github.com/gombu/gombu/transport/memory",
+	"sentinel": "github.com/gombu/gombu/transport/redis",
+	"memory":   "github.com/gombu/gombu/transport/memory",
 }
 
 // Register makes a scheme known to Open. Transports call it from init. A
 // scheme registered twice is an error at Open, not a panic here. It may be
-// called from any goroutine.
+// called from any goroutine. A scheme "x+y" goes before "x".
 func Register(scheme string, open Opener) {
+	register(scheme, entry{open: func(us []*URL, d driver.DialConfig) (driver.Connector, error) { return open(us[0], d) }})
+}
+
+// RegisterGroup is Register for a scheme whose alternates name one broker
+// together, such as the sentinels of a Redis: all of them in one text become
+// one Connector, in the place of the first. open is never called without a URL.
+func RegisterGroup(scheme string, open GroupOpener) { register(scheme, entry{open, true}) }
+
+func register(scheme string, o entry) {
 	registry.Lock()
 	defer registry.Unlock()
 	if registry.openers == nil {
-		registry.openers, registry.twice = map[string]Opener{}, map[string]bool{}
+		registry.openers, registry.twice = map[string]entry{}, map[string]bool{}
 	}
-	if registry.openers[scheme] != nil {
+	if registry.openers[scheme].open != nil {
 		registry.twice[scheme] = true
 	}
-	registry.openers[scheme] = open
+	registry.openers[scheme] = o
 }
 
-// Open makes a Connector for every alternate in s (see Split), dialing nothing.
+// Open makes a Connector for every alternate in s (see Split and
+// RegisterGroup), dialing nothing.
 func Open(s string, d driver.DialConfig) ([]driver.Connector, error) {
-	var out []driver.Connector
+	var groups [][]*URL
 	for _, part := range Split(s) {
 		u, err := Parse(part)
 		if err != nil {
 			return nil, err
 		}
-		c, err := u.Open(d)
+		n := slices.IndexFunc(groups, func(g []*URL) bool { return g[0].scheme() == u.scheme() && u.find().group })
+		if n < 0 {
+			groups = append(groups, []*URL{u})
+		} else {
+			groups[n] = append(groups[n], u)
+		}
+	}
+	var out []driver.Connector
+	for _, g := range groups {
+		c, err := open(g, d)
 		if err != nil {
 			return nil, err
 		}
@@ -85,18 +112,40 @@ func Open(s string, d driver.DialConfig) ([]driver.Connector, error) {
 	return out, nil
 }
 
+// scheme is the whole of it, "x+y" where there is a rest.
+func (u *URL) scheme() string {
+	if sub, _, ok := strings.Cut(u.Rest, "://"); ok {
+		return u.Scheme + "+" + sub
+	}
+	return u.Scheme
+}
+
+// find is the opener of the whole scheme, else of what stands before the "+".
+func (u *URL) find() entry {
+	registry.Lock()
+	defer registry.Unlock()
+	if o := registry.openers[u.scheme()]; o.open != nil {
+		return o
+	}
+	return registry.openers[u.Scheme]
+}
+
 // Open finds the transport of u's scheme. An unknown scheme is ErrInvalid and
 // names the near one, or the import that brings it.
-func (u *URL) Open(d driver.DialConfig) (driver.Connector, error) {
+func (u *URL) Open(d driver.DialConfig) (driver.Connector, error) { return open([]*URL{u}, d) }
+
+func open(us []*URL, d driver.DialConfig) (driver.Connector, error) {
+	u := us[0]
+	o := u.find()
 	registry.Lock()
-	open, twice := registry.openers[u.Scheme], registry.twice[u.Scheme]
+	twice := registry.twice[u.scheme()] || registry.twice[u.Scheme]
 	known := slices.Sorted(maps.Keys(registry.openers))
 	registry.Unlock()
 	switch {
 	case twice:
 		return nil, invalid(u.Scheme+"://", errors.New("two transports registered this scheme"))
-	case open != nil:
-		return open(u, d)
+	case o.open != nil:
+		return o.open(us, d)
 	case imports[u.Scheme] != "":
 		return nil, invalid(u.Scheme+"://", fmt.Errorf("the transport is not linked in: import _ %q", imports[u.Scheme]))
 	}
@@ -283,7 +332,7 @@ func escape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+"
 
 func secretKey(k string) bool {
 	k = strings.ToLower(k)
-	for _, w := range []string{"password", "passwd", "secret", "token", "credential"} {
+	for _, w := range []string{"password", "passwd", "secret", "token", "credential", "sentinel_kwargs"} {
 		if strings.Contains(k, w) {
 			return true
 		}
@@ -343,134 +392,4 @@ func (u *URL) Addr(host string, port int) string {
 
 func invalid(entity string, err error) error {
 	return &driver.Error{Op: "open", Entity: entity, Kind: driver.ErrInvalid, Err: err}
-}
-
-// Options reads query keys one by one; Finish rejects what is left, so that a
-// misspelled option is an error. Not for concurrent use.
-type Options struct {
-	scheme string
-	q      url.Values
-	known  []string
-	errs   []error
-}
-
-// Options starts reading u's query.
-func (u *URL) Options() *Options { return &Options{scheme: u.Scheme, q: u.Query} }
-
-func (o *Options) take(key string) (string, bool) {
-	o.known = append(o.known, key)
-	v, ok := o.q[key]
-	if !ok || len(v) == 0 {
-		return "", false
-	}
-	return v[len(v)-1], true
-}
-
-func (o *Options) bad(key, value, want string) {
-	if secretKey(key) {
-		value = "**"
-	}
-	o.errs = append(o.errs, fmt.Errorf("option %s=%s: want %s", key, value, want))
-}
-
-// String sets *dst when key is there.
-func (o *Options) String(key string, dst *string) bool {
-	v, ok := o.take(key)
-	if ok {
-		*dst = v
-	}
-	return ok
-}
-
-// Int sets *dst when key is there.
-func (o *Options) Int(key string, dst *int) bool {
-	v, ok := o.take(key)
-	if !ok {
-		return false
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil {
-		o.bad(key, v, "a whole number")
-		return false
-	}
-	*dst = n
-	return true
-}
-
-// Bool sets *dst when key is there: 1, true, yes, on and their opposites, in any case.
-func (o *Options) Bool(key string, dst *bool) bool {
-	v, ok := o.take(key)
-	if !ok {
-		return false
-	}
-	switch strings.ToLower(v) {
-	case "1", "true", "yes", "on":
-		*dst = true
-	case "0", "false", "no", "off":
-		*dst = false
-	default:
-		o.bad(key, v, "true or false")
-		return false
-	}
-	return true
-}
-
-// Seconds sets *dst when key is there: a number of seconds, as Kombu's options
-// are, or a Go duration such as 250ms.
-func (o *Options) Seconds(key string, dst *time.Duration) bool {
-	v, ok := o.take(key)
-	if !ok {
-		return false
-	}
-	if f, err := strconv.ParseFloat(v, 64); err == nil && f >= 0 && f < 1e9 {
-		*dst = time.Duration(f * float64(time.Second))
-		return true
-	}
-	d, err := time.ParseDuration(v)
-	if err != nil || d < 0 {
-		o.bad(key, v, "seconds or a duration such as 250ms")
-		return false
-	}
-	*dst = d
-	return true
-}
-
-// Enum sets *dst when key is there and one of the values, compared without case.
-func (o *Options) Enum(key string, dst *string, values ...string) bool {
-	v, ok := o.take(key)
-	if !ok {
-		return false
-	}
-	for _, w := range values {
-		if strings.EqualFold(v, w) {
-			*dst = w
-			return true
-		}
-	}
-	o.bad(key, v, "one of "+strings.Join(values, ", "))
-	return false
-}
-
-// Finish returns the first bad value, or an error for each unknown key that
-// names the near ones; nil when all was well.
-func (o *Options) Finish() error {
-	for _, k := range slices.Sorted(maps.Keys(o.q)) {
-		if !slices.Contains(o.known, k) {
-			o.errs = append(o.errs, fmt.Errorf("unknown option %q%s", k, near.Hint(k, o.known)))
-		}
-	}
-	if len(o.errs) == 0 {
-		return nil
-	}
-	return invalid(o.scheme+"://", errors.Join(o.errs...))
-}
-
-// DialOptions reads the keys that every dialing transport shares:
-// connect_timeout, heartbeat (0 turns it off), login_method.
-func (o *Options) DialOptions(d *driver.DialConfig) {
-	o.Seconds("connect_timeout", &d.ConnectTimeout)
-	if o.Seconds("heartbeat", &d.Heartbeat) && d.Heartbeat == 0 {
-		d.Heartbeat = -1
-	}
-	o.Enum("login_method", &d.LoginMethod, "PLAIN", "AMQPLAIN", "EXTERNAL")
 }

@@ -128,7 +128,27 @@ func opener(u *URL, d driver.DialConfig) (driver.Connector, error) {
 	return connector{u: u, d: d}, o.Finish()
 }
 
+func (c connector) String() string { return c.u.String() }
+
+// team is several URLs at once.
+type team struct {
+	driver.Connector
+	text []string
+}
+
+func (t team) String() string { return strings.Join(t.text, " ") }
+
+func groupOpener(us []*URL, _ driver.DialConfig) (driver.Connector, error) {
+	var t team
+	for _, u := range us {
+		t.text = append(t.text, u.String())
+	}
+	return t, nil
+}
+
 func init() {
+	RegisterGroup("team", groupOpener)
+	RegisterGroup("team+up", groupOpener)
 	Register("test", opener)
 	Register("twin", opener)
 	Register("twin", opener)
@@ -178,6 +198,21 @@ func TestBehaviour8_9_10_MaskedAndWhole(t *testing.T) {
 	}
 	if got := Mask("no url at all"); got != "no url at all" { // behaviour 16
 		t.Error(got)
+	}
+}
+
+// URLs that name one broker together, among others.
+func TestGroups(t *testing.T) {
+	cs, err := Open("test://a;team://b:1/4;team+up://x;team://c?size=1;test://d", driver.DialConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range cs {
+		got = append(got, c.String())
+	}
+	if want := []string{"test://a", "team://b:1/4 team://c?size=1", "team+up://x", "test://d"}; !slices.Equal(got, want) {
+		t.Fatalf("have %q, want %q", got, want)
 	}
 }
 

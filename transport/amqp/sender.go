@@ -49,6 +49,10 @@ func (s *session) OpenSender(ctx context.Context, cfg driver.SenderConfig) (driv
 	if cfg.Window <= 0 {
 		return nil, failure("open sender", "", driver.ErrInvalid, fmt.Errorf("bad window %d: want 1 or more", cfg.Window))
 	}
+	if cfg.Replicas > 0 || cfg.Fsync {
+		return nil, failure("open sender", "", driver.ErrUnsupported,
+			errors.New("RabbitMQ waits for no number of replicas: it confirms a message of a quorum queue when most of the queue's members have it on disk; publish to a quorum queue, with confirms"))
+	}
 	n := &sender{
 		s: s, cfg: cfg, seed: maphash.MakeSeed(),
 		news: make(chan struct{}, 1), room: make(chan struct{}, 1),

@@ -285,7 +285,7 @@ func (s *session) move(st *virtual.Settlement) error {
 			it.props.Headers = it.props.Headers.With(h.Key, h.Value)
 		}
 	}
-	it.expires = to.expiry(it.props.Expiration)
+	it.expires = to.expiry(0) // its own was for the queue that it leaves
 	it.redelivered, it.starts = false, 0
 	to.add(it)
 	s.b.trim(to)

@@ -24,6 +24,7 @@ type ownList struct {
 
 	// Guarded by store.mu.
 	open     map[uint64]held // by position
+	top      uint64          // the newest that is accounted for
 	mirrored uint64          // up to here claims are in Kombu's unacked too
 	chunk    int             // how many to ask for: grows while the list fills it
 	size     int             // of the largest text of the last chunk
@@ -53,7 +54,7 @@ func (s *store) ownList(list string) *ownList {
 	if l == nil {
 		l = &ownList{
 			queue: s.keys.queueOf(list), list: list, ref: s.env.Owner + ":" + list,
-			key: s.keys.own(s.env.Owner, list), source: s.keys.prefix + list,
+			key: s.keys.own(s.env.Owner, list), source: s.keys.full(list),
 			open: map[uint64]held{}, chunk: firstChunk,
 		}
 		l.move = s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin()
@@ -295,6 +296,10 @@ func (s *store) moved(t *take, p *parser) []virtual.Claim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.learn(texts, t.n)
+	if first := top - uint64(len(texts)); first > t.top { // between them lie some whose answer we never got
+		s.astray.Store(true)
+	}
+	t.top = max(t.top, top)
 	for i, text := range texts {
 		pos := top - uint64(len(texts)-1-i)
 		t.open[pos] = held{at: now, size: len(text), text: text}

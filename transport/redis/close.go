@@ -34,6 +34,9 @@ func (s *store) Close(ctx context.Context) error {
 	s.loops.Wait()
 	s.wg.Wait()
 	s.fanout.shut()
+	for _, k := range s.openKeepers() {
+		_ = k.Close(ctx)
+	}
 	s.link.shut()
 	return err
 }
@@ -53,7 +56,7 @@ func (s *store) stopWork() bool {
 			return false
 		}
 	}
-	return s.Err() == nil
+	return s.Err() == nil && s.claims && s.awaiting() == nil
 }
 
 // giveBack fences this owner and takes its claims over itself.

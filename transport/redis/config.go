@@ -35,6 +35,23 @@ type Config struct {
 	// Pass is the password; DialConfig.Password, when set, wins.
 	Pass string
 
+	// Sentinels, host:port each, know where the master is that they call
+	// MasterName [master_name]; Addr and Socket are not used then. One that
+	// knows fewer than MinOtherSentinels [min_other_sentinels] is not believed.
+	Sentinels         []string
+	MasterName        string
+	MinOtherSentinels int
+	SentinelUser      string // at the sentinels [sentinel_username, sentinel_kwargs]
+	SentinelPass      string // at the sentinels [sentinel_password, sentinel_kwargs]
+	SentinelSecure    bool   // TLS to the sentinels [sentinel_ssl, sentinel_kwargs]
+
+	// Cluster is where some nodes of a Redis Cluster listen, host:port each;
+	// Addr and Socket are not used then, and DB is 0. Gombu's own form: Kombu
+	// has no such transport.
+	Cluster []string
+	home    string   // of a queue's store within a cluster, and
+	cluster *cluster // where it finds its node
+
 	ClientName string // shown by CLIENT LIST; empty: ClientProperties' connection_name, then gombu [client_name]
 
 	Prefix            string // before every key and channel [global_keyprefix]
@@ -82,7 +99,9 @@ func (c Config) withDefaults() (*Config, error) {
 			*p = v
 		}
 	}
-	text(&c.Addr, "127.0.0.1:6379")
+	if len(c.Cluster) == 0 {
+		text(&c.Addr, "127.0.0.1:6379")
+	}
 	if name, ok := c.ClientProperties.Get("connection_name").(string); ok {
 		text(&c.ClientName, name)
 	}
@@ -99,7 +118,10 @@ func (c Config) withDefaults() (*Config, error) {
 	if c.Steps == nil {
 		c.Steps = []int{0, 3, 6, 9}
 	}
-	c.Steps = slices.Clone(c.Steps)
+	c.Steps, c.Sentinels, c.Cluster = slices.Clone(c.Steps), slices.Clone(c.Sentinels), slices.Clone(c.Cluster)
+	if len(c.Cluster) > 0 && c.Mirror == MirrorLazy {
+		c.Mirror = MirrorNever // there are no Kombu peers
+	}
 	if c.FanoutBuffer == 0 {
 		c.FanoutBuffer = 1024
 	}
@@ -133,8 +155,29 @@ func (c *Config) check() error {
 		return bad("", "%w", errors.New("a duration is negative"))
 	case strings.ContainsFunc(c.ClientName, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return bad("client_name", "want printable ASCII without blanks, have %q", c.ClientName)
+	case len(c.Sentinels) > 0 && c.MasterName == "":
+		return bad("master_name", "the sentinels need the name of the master")
+	case len(c.Sentinels) == 0 && c.MasterName != "":
+		return bad("master_name", "want the addresses of sentinels, sentinel://host:26379/db")
+	case c.MinOtherSentinels < 0:
+		return bad("min_other_sentinels", "want a positive number, have %d", c.MinOtherSentinels)
+	case len(c.Cluster) > 0 && (c.DB != 0 || len(c.Sentinels) > 0 || c.Mirror != MirrorNever || strings.Contains(c.Prefix, "{")):
+		return bad("cluster", "a cluster has one database, no sentinels, no Kombu peers to mirror for, and no brace may stand in the prefix")
 	case c.LoginMethod != "":
 		return bad("login_method", "Redis has no login methods: a user and a password")
 	}
 	return nil
+}
+
+// where is the server's address, for people.
+func (c *Config) where() string {
+	switch {
+	case len(c.Sentinels) > 0:
+		return c.MasterName
+	case c.cluster != nil || c.Addr == "" && len(c.Cluster) > 0:
+		return strings.Join(c.Cluster, ",")
+	case c.Socket != "":
+		return c.Socket
+	}
+	return c.Addr
 }

@@ -2,7 +2,9 @@ package redis
 
 import (
 	"context"
+	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,10 +16,62 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	k := &killer{t: newTester(t), sockets: map[driver.Conn]*sockets{}}
+	k := &killer{sockets: map[driver.Conn]*sockets{}}
+	server := newTester(t)
+	k.gone = func(owner string) bool {
+		return server.number("ZCOUNT", ownersKey, "-inf", "+inf") > 0 && server.do("ZSCORE", ownersKey, owner).Error() != nil
+	}
 	drivertest.Run(t, drivertest.Harness{
 		New: func(t *testing.T) driver.Connector {
 			c := serverConfig(t)
+			c.Dial = k.dial
+			connector, err := New(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return killable{connector, k}
+		},
+		Kill:           k.kill,
+		Patience:       20 * time.Second,
+		ImplicitQueues: true,
+		KeepsExtra:     true,
+	})
+}
+
+func TestClusterConformance(t *testing.T) {
+	c := clusterConfig(t)
+	k := &killer{sockets: map[driver.Conn]*sockets{}}
+	var other *cluster // consumes what the dead one did: in a cluster only such a session looks
+	k.gone = func(owner string) bool {
+		dead := false
+		for key, owners := range clusterKeys(t, c, "*"+ownersKey, "ZRANGE", "0", "-1") {
+			if !strings.Contains(owners, owner) {
+				continue
+			}
+			if dead = true; other == nil {
+				full, err := c.withDefaults()
+				if err == nil {
+					other, err = connectCluster(t.Context(), full, driver.Env{Notify: func(driver.Event) {}, Log: slog.New(slog.DiscardHandler)})
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := other.ledger(t.Context(), strings.TrimSuffix(key, "}"+ownersKey)[1:]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !dead && other != nil {
+			if err := other.Close(soon(t)); err != nil {
+				t.Fatal(err)
+			}
+			other = nil
+		}
+		return !dead
+	}
+	drivertest.Run(t, drivertest.Harness{
+		New: func(t *testing.T) driver.Connector {
+			c := c
 			c.Dial = k.dial
 			connector, err := New(c)
 			if err != nil {
@@ -45,7 +99,7 @@ func TestStore(tt *testing.T) {
 
 // killer knows the sockets of every session, to end it as a crash would.
 type killer struct {
-	t       *tester
+	gone    func(owner string) bool // another session, which lives, has taken over
 	mu      sync.Mutex
 	sockets map[driver.Conn]*sockets
 }
@@ -97,7 +151,5 @@ func (k *killer) kill(t *testing.T, c driver.Conn) {
 	for _, conn := range s.open {
 		conn.Close()
 	}
-	eventually(t, "the claims to be taken over", func() bool {
-		return k.t.number("ZCOUNT", ownersKey, "-inf", "+inf") > 0 && k.t.do("ZSCORE", ownersKey, s.owner).Error() != nil
-	})
+	eventually(t, "the claims to be taken over", func() bool { return k.gone(s.owner) })
 }

@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	errFenced = errors.New("another process took over this session's claims: it was silent for longer than its lease")
+	errFenced = errors.New("this session is fenced: another process took its claims over, because it was silent for longer than its lease, or the server lost its keys")
 	errOwner  = errors.New("an owner of this id exists or existed: ids may not be used twice")
 	errSilent = errors.New("the server owes an answer and is silent")
 )
@@ -25,13 +25,18 @@ func connect(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	s, err := greeted(ctx, c, env)
 	if err == nil {
 		s.loops.Go(s.beat)
-		s.loops.Go(s.sweeper)
+		if s.claims {
+			s.loops.Go(s.sweeper)
+		}
+		if len(c.Sentinels) > 0 {
+			s.loops.Go(s.follow)
+		}
 	}
 	return s, err
 }
 
-// greeted opens a connection, logs in, checks the server and registers the
-// owner as alive.
+// greeted opens a connection, logs in, checks the server and registers an owner
+// that consumes as alive.
 func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.ConnectTimeout)
 	defer cancel()
@@ -39,9 +44,10 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 		env.Owner = rand.Text()
 	}
 	s := &store{
-		cfg: c, keys: newKeys(c), env: env,
+		cfg: c, keys: newKeys(c), env: env, claims: env.Role != driver.Publish, relinks: env.Role == driver.Consume,
+		born: time.Now(), beaten: make(chan struct{}), broken: make(chan struct{}, 1),
 		done: make(chan struct{}), stop: make(chan struct{}), gone: make(chan struct{}), slots: make(chan struct{}, inFlight), ticked: make(chan tickReport, 1), taking: make(chan struct{}, 1),
-		own: map[string]*ownList{}, queues: map[string]declared{}, bound: map[string]struct{}{}, warned: map[string]bool{},
+		own: map[string]*ownList{}, queues: map[string]declared{}, bound: map[string]struct{}{}, warned: map[string]bool{}, keepers: map[*keeper]struct{}{},
 	}
 	s.track.init()
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -51,9 +57,14 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 		return nil, err
 	}
 	s.fanout.init(s)
-	s.link.watch(s.lost)
+	first := s.link
+	first.watch(func(err error) { s.lostLink(first, err) })
 	stop := context.AfterFunc(ctx, func() { s.end(connectError(ctx, c, context.Cause(ctx))) })
-	if err := s.greet(); err != nil {
+	err = s.greet()
+	if err == nil && s.claims {
+		err = s.register()
+	}
+	if err != nil {
 		stop()
 		err = connectError(ctx, c, err)
 		s.end(err)
@@ -69,11 +80,10 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	return s, nil
 }
 
-// greet checks what kind of server this is, asks it for tracking and makes the
-// owner known.
+// greet checks what kind of server this is and asks it for tracking.
 func (s *store) greet() error {
 	answers := s.link.client.DoMulti(s.ctx,
-		s.command("HELLO"), s.command("INFO", "server"), s.command("INFO", "memory"), s.command("TIME"),
+		s.command("HELLO"), s.command("INFO", "server"), s.command("INFO", "memory"),
 		s.command("CLIENT", "TRACKING", "ON", "OPTIN"))
 	hello, err := answers[0].AsMap()
 	if err != nil {
@@ -92,17 +102,13 @@ func (s *store) greet() error {
 	// Without leave to use INFO memory or tracking the session works, uninformed and by polling.
 	memory, _ := answers[2].ToString()
 	if policy := infoField(memory, "maxmemory_policy"); policy != "" && policy != "noeviction" {
-		s.env.Notify(driver.Event{Kind: driver.Warning, Entity: "maxmemory-policy",
-			Detail: "the server evicts keys (maxmemory-policy " + policy + "): messages, claims and bindings may vanish; set noeviction"})
+		s.warnOnce("maxmemory-policy", "the server evicts keys (maxmemory-policy "+policy+"): messages, claims and bindings may vanish; set noeviction")
 	}
-	if s.track.on = answers[4].Error() == nil; !s.track.on {
-		s.env.Log.Info("redis: no client tracking, claims poll", "error", answers[4].Error())
+	tracked := answers[3].Error()
+	if s.track.on.Store(tracked == nil); tracked != nil {
+		s.env.Log.Info("redis: no client tracking, claims poll", "error", tracked)
 	}
-	now, err := answers[3].AsIntSlice()
-	if err != nil || len(now) != 2 {
-		return fmt.Errorf("TIME: %w", err)
-	}
-	return s.register(now)
+	return nil
 }
 
 func (s *store) checkServer(hello map[string]rueidis.RedisMessage, server string) error {
@@ -117,22 +123,33 @@ func (s *store) checkServer(hello map[string]rueidis.RedisMessage, server string
 		return &driver.Error{Op: "connect", Transport: Scheme, Kind: driver.ErrUnsupported,
 			Err: fmt.Errorf("redis %s: want 6.2 or later, with RESP3", version)}
 	}
-	if mode := field("mode"); mode != "" && mode != "standalone" {
+	wanted, instead := "standalone", "redis+cluster:// is for a cluster, sentinel:// for sentinels"
+	if s.keys.cluster {
+		wanted, instead = "cluster", "redis:// is for a single server"
+	}
+	if mode := field("mode"); mode != "" && mode != wanted {
 		return &driver.Error{Op: "connect", Transport: Scheme, Kind: driver.ErrUnsupported,
-			Err: fmt.Errorf("the server runs in %s mode: want a single server", mode)}
+			Err: fmt.Errorf("the server runs in %s mode: %s", mode, instead)}
 	}
 	if role := field("role"); role != "" && role != "master" {
 		return &driver.Error{Op: "connect", Transport: Scheme, Kind: driver.ErrUnavailable,
 			Err: fmt.Errorf("the server is a %s", role)}
 	}
 	n, err := id.AsInt64()
+	s.mu.Lock()
 	s.run = infoField(server, "run_id") + "/" + strconv.FormatInt(n, 10)
+	s.mu.Unlock()
 	return err
 }
 
 // register makes the alive key, which is the fence: an id that was used before
 // could settle the claims of its predecessor by shifted positions.
-func (s *store) register(now []int64) error {
+func (s *store) register() error {
+	sent := time.Now()
+	now, err := s.link.client.Do(s.ctx, s.command("TIME")).AsIntSlice()
+	if err != nil || len(now) != 2 {
+		return fmt.Errorf("TIME: %w", err)
+	}
 	alive := s.keys.alive(s.env.Owner)
 	answers, err := s.multi(
 		s.command("EXISTS", s.keys.ledger(s.env.Owner)),
@@ -147,6 +164,7 @@ func (s *store) register(now []int64) error {
 	if rueidis.IsRedisNil(notSet) || old != 0 || added == 0 {
 		return &driver.Error{Op: "connect", Transport: Scheme, Entity: s.env.Owner, Kind: driver.ErrConflict, Err: errOwner}
 	}
+	s.renewed(sent)
 	return notSet
 }
 

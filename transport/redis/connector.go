@@ -4,7 +4,9 @@ import (
 	"context"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/gombu/gombu/driver"
 	"github.com/gombu/gombu/driver/dsn"
@@ -27,6 +29,13 @@ func (c *Config) engine() virtual.Config {
 		Transport: Scheme,
 		Features:  features,
 		Open: func(ctx context.Context, env driver.Env) (virtual.Store, error) {
+			if len(c.Cluster) > 0 {
+				s, err := connectCluster(ctx, c, env)
+				if err != nil {
+					return nil, err
+				}
+				return s, nil
+			}
 			s, err := connect(ctx, c, env)
 			if err != nil {
 				return nil, err // not a nil *store in an interface
@@ -41,6 +50,7 @@ var features = driver.Features{
 	Confirm:        true,
 	Mandatory:      true,
 	SharedBindings: true,
+	SplitRoles:     true, // a lane wants a clean cut, claims outlive a connection
 	Keeps:          []string{"priority", "x-expires"},
 	MaxBody:        maxText / 4 * 3, // in base64
 }
@@ -50,6 +60,20 @@ func (c Config) String() string { return c.name() }
 
 // name is the URL without secrets and options.
 func (c *Config) name() string {
+	if several := slices.Concat(c.Sentinels, c.Cluster); len(several) > 0 {
+		for i, addr := range several {
+			at := *c
+			at.Sentinels, at.Cluster, at.Addr, at.Socket = nil, nil, addr, ""
+			scheme, rest, _ := strings.Cut(at.name(), "://")
+			if len(c.Sentinels) > 0 {
+				scheme = SentinelScheme
+			} else {
+				scheme += "+cluster"
+			}
+			several[i] = scheme + "://" + rest
+		}
+		return strings.Join(several, ";")
+	}
 	u := dsn.URL{Scheme: Scheme, User: c.User, HasUser: c.User != "" || c.Pass != "", Password: c.Pass}
 	if c.Secure {
 		u.Scheme = "rediss"

@@ -6,12 +6,20 @@
 //	redis://[user][:password]@host[:6379][/db]
 //	rediss://…                                  TLS; certificate and host name are verified
 //	redis+socket:///path/of/the.sock?virtual_host=db
+//	sentinel://[user][:password]@host[:26379][/db]?master_name=name;sentinel://host…
 //
 // Options are Kombu's transport options as query keys, see Config. Those that
 // have no meaning here are refused with what happens instead. Ours beside
 // them: mirror, lease, priority_high_first, fanout_buffer. For rediss:
 // ssl_cert_reqs, ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_check_hostname;
 // unlike in Kombu, nothing given means that everything is verified.
+//
+// With sentinels the user and password are the master's. Options, in any of the
+// URLs: master_name, min_other_sentinels, ssl=true (TLS to the master), and for
+// the sentinels sentinel_kwargs, a table in JSON, or sentinel_username,
+// sentinel_password, sentinel_ssl. A session asks all of them, takes the newest
+// view whose server says that it is master, and is over when that changes:
+// docs/decisions/030-redis-sentinel.md.
 //
 // # Mapping
 //
@@ -26,19 +34,24 @@
 //	delivery            LMOVE into a list of the owner's, gombu:own:<owner>:<list>
 //	ack                 the position is marked, settled ends are trimmed (settle.lua)
 //	requeue             back to the head of the same list, several in their old
-//	                    order, counted as the envelope's first member "gombu-try"
+//	                    order
+//	handler starts      counted by Begin in the envelope's first member,
+//	                    "gombu-try"; what comes back and may have been started
+//	                    counts as started once
 //	reject              dropped, as Kombu does
 //	claim of Python's   an entry of unacked; restored after the visibility timeout
 //	x-expires           PEXPIRE of the queue's lists at each publish and claim
 //
-// A session has one connection, and one more once it subscribes to a fan-out.
+// A session has one connection, one more once it subscribes to a fan-out, one
+// for each publish channel that waits for replicas, and one to each sentinel.
 // The keys that it adds are described in keys.go.
 //
 // # Guarantees
 //
 // At least once. A publish that returned nil is in the server's memory, in all
 // its queues or in none (MULTI); how much of that survives a crash of the
-// server is its persistence's. At every moment a message is in a queue, in an
+// server is its persistence's; ProducerConfig.Replicas and Fsync wait for more
+// (docs/decisions/031-redis-replicas.md). At every moment a message is in a queue, in an
 // owner's list, or settled.
 //
 // Order: first in, first out within a queue and priority step. Priority: low
@@ -75,7 +88,8 @@
 // nothing, and a receiver too slow for its buffer loses the oldest (event
 // Dropped). At maxmemory the server refuses publishing, claiming and settling
 // alike: leave room. Any maxmemory-policy but noeviction loses messages (event
-// Warning). Redis Cluster
-// and Sentinel are not supported by this version. An idle Python worker is
+// Warning). A failover loses what the new master has not seen; what Replicas
+// has confirmed is only safe while the sentinels choose a replica that has it.
+// Redis Cluster is not supported by this version. An idle Python worker is
 // always served before an idle Go one.
 package redis

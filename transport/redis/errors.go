@@ -58,7 +58,12 @@ func (s *store) failed(op, entity string, unknown, err error) error {
 	}
 	kind := unknown
 	if re, ok := rueidis.IsRedisErr(err); ok {
-		kind = redisKind(re)
+		if kind = redisKind(re); errorCode(re) == "READONLY" || errorCode(re) == "MOVED" && s.keys.home != "" { // no master any more; it did nothing
+			s.lost(err)
+			if err = errors.Join(errLinkLost, err); unknown == driver.ErrUncertain {
+				kind = driver.ErrNotSent
+			}
+		}
 	} else if over := s.Err(); over != nil {
 		err = over
 	}
@@ -68,4 +73,13 @@ func (s *store) failed(op, entity string, unknown, err error) error {
 // ended is the error of a call whose context ended before its answer came.
 func ended(ctx context.Context, op string, kind error) error {
 	return &driver.Error{Op: op, Transport: Scheme, Kind: kind, Err: context.Cause(ctx)}
+}
+
+// notOurs is the error of a claim that this session has no more, or never had.
+func (s *store) notOurs(op, why string) error {
+	err := s.Err()
+	if err == nil {
+		err = errors.New(why)
+	}
+	return &driver.Error{Op: op, Transport: Scheme, Kind: driver.ErrLeaseLost, Err: err}
 }

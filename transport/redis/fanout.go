@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ type fanout struct {
 
 	mu       sync.Mutex
 	link     *link
+	dead     *link         // the one before, to be waited for
 	dialing  chan struct{} // closed when the one dial under way is over
 	over     bool
 	patterns map[string]*pattern
@@ -119,8 +121,8 @@ func (s *store) Subscribe(ctx context.Context, c driver.ReceiverConfig, b []driv
 	}
 }
 
-// connect opens the connection if nobody has. Its loss ends the session: what
-// was published meanwhile is gone, and the core must know.
+// connect opens the connection if nobody has. Its loss ends a session that ends
+// with its connection; else every subscription is made again.
 func (f *fanout) connect(ctx context.Context) error {
 	for {
 		f.mu.Lock()
@@ -149,6 +151,13 @@ func (f *fanout) connect(ctx context.Context) error {
 func (f *fanout) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, f.s.cfg.ConnectTimeout)
 	defer cancel()
+	f.mu.Lock()
+	dead := f.dead
+	f.dead = nil
+	f.mu.Unlock()
+	if dead != nil {
+		dead.shut()
+	}
 	l, err := dial(ctx, f.s.cfg, nil)
 	f.mu.Lock()
 	late := f.over
@@ -165,8 +174,52 @@ func (f *fanout) open(ctx context.Context) error {
 		l.shut()
 		return f.s.notSent("subscribe")
 	}
-	l.watch(f.s.lost)
+	l.watch(func(err error) { f.lost(l, err) })
 	return nil
+}
+
+func (f *fanout) lost(l *link, err error) {
+	if !f.s.relinks {
+		f.s.lost(err)
+		return
+	}
+	f.mu.Lock()
+	if f.link == l {
+		f.link, f.dead = nil, l
+	}
+	f.mu.Unlock()
+	l.hangUp()
+}
+
+// suspect hangs up when the session's other connection was given up because
+// the server was silent, or is master no more: this one has no heartbeat.
+func (f *fanout) suspect(err error) {
+	f.mu.Lock()
+	l := f.link
+	f.mu.Unlock()
+	if l != nil && (errors.Is(err, errSilent) || errors.Is(err, errSwitched)) {
+		l.hangUp()
+	}
+}
+
+// current is the connection that stands, or nil.
+func (f *fanout) current() *link {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.link
+}
+
+// again waits until there is a connection, trying for ever; false when nobody
+// needs it any more.
+func (f *fanout) again(ctx context.Context) bool {
+	for wait := relinkFirst; ; wait = min(2*wait, relinkLast) {
+		if f.connect(ctx) == nil {
+			return true
+		}
+		if !rest(ctx, wait/2+rand.N(wait/2)) {
+			return false
+		}
+	}
 }
 
 // join starts a subscription, when none of its patterns is just ending.
@@ -214,16 +267,30 @@ func (f *fanout) enter(sub *subscription) (wait <-chan struct{}, over bool) {
 // the server sent them, PUNSUBSCRIBE of what nobody else wants.
 func (f *fanout) receive(ctx context.Context, sub *subscription) {
 	defer sub.cancel()
-	c := f.link.client
+	for {
+		sub.err = f.receiveOnce(ctx, sub)
+		_, answered := rueidis.IsRedisErr(sub.err)
+		if !f.s.relinks || sub.err == nil || answered || ctx.Err() != nil || !f.again(ctx) {
+			break
+		}
+		f.s.env.Notify(driver.Event{Kind: driver.Dropped, Entity: sub.queue, Detail: "the fan-out's connection was lost: what was published meanwhile is gone", N: -1})
+	}
+	f.leave(sub)
+	close(sub.ended)
+}
+
+func (f *fanout) receiveOnce(ctx context.Context, sub *subscription) error {
+	l := f.current()
+	if l == nil {
+		return errLinkLost
+	}
+	c := l.client
 	confirmed := rueidis.WithOnSubscriptionHook(ctx, sub.confirm)
-	err := c.Receive(confirmed, c.B().Psubscribe().Pattern(sub.patterns...).Build(), func(m rueidis.PubSubMessage) {
+	return c.Receive(confirmed, c.B().Psubscribe().Pattern(sub.patterns...).Build(), func(m rueidis.PubSubMessage) {
 		if sub.first(m.Pattern, m.Channel) {
 			sub.push(m.Message)
 		}
 	})
-	f.leave(sub)
-	sub.err = err
-	close(sub.ended)
 }
 
 func (f *fanout) leave(sub *subscription) {
@@ -240,8 +307,10 @@ func (f *fanout) leave(sub *subscription) {
 	if len(unused) == 0 {
 		return
 	}
-	c := f.link.client
-	_ = c.Do(f.s.ctx, c.B().Punsubscribe().Pattern(unused...).Build()).Error() // it fails when the session is over
+	if l := f.current(); l != nil {
+		c := l.client
+		_ = c.Do(f.s.ctx, c.B().Punsubscribe().Pattern(unused...).Build()).Error() // it fails when the session is over
+	}
 	f.mu.Lock()
 	for _, text := range unused {
 		close(f.patterns[text].ending)
@@ -265,9 +334,11 @@ func (f *fanout) hangUp() {
 func (f *fanout) shut() {
 	f.wg.Wait()
 	f.mu.Lock()
-	l := f.link
+	links := []*link{f.link, f.dead}
 	f.mu.Unlock()
-	if l != nil {
-		l.shut()
+	for _, l := range links {
+		if l != nil {
+			l.shut()
+		}
 	}
 }

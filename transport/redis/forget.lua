@@ -10,6 +10,7 @@ for k = 4, #KEYS do
 end
 local lists = 0
 for _, field in ipairs(redis.call('HKEYS', KEYS[3])) do
+  if string.sub(field, 1, 2) == 'p:' then return 0 end
   if string.sub(field, 1, 2) == 'b:' then lists = lists + 1 end
 end
 if lists > #KEYS - 3 then return 0 end

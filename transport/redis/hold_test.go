@@ -79,3 +79,106 @@ func TestALongHeldClaimMakesNoLongScripts(tt *testing.T) {
 	want(t, "given back", t.ready("q"), "second")
 	_ = second
 }
+
+// Behind a claim that is held for ever the own list does not grow: the claim is
+// set aside, and stays ours all the same.
+func TestAClaimHeldForEverIsSetAside(tt *testing.T) {
+	v := startServer(tt)
+	t := &tester{TB: tt, config: Config{Addr: v.addr, Mirror: MirrorNever}, raw: rawClient(tt, v.addr, 0)}
+	s, _ := t.open()
+	t.push(s, "q", "acked", "counted", "mirrored", "taken", "requeued", "left")
+	held := t.claim(s, 6, "q")
+	const rounds, many = 200, 1000 // 200 000 messages
+	items := make([]virtual.Item, many)
+	for i := range items {
+		items[i] = virtual.Item{Queue: "q", Raw: []byte("x")}
+	}
+	longestSeen := 0
+	for range rounds {
+		t.pushItems(s, items)
+		t.mustSettle(s, driver.Ack, t.claim(s, many, "q")...)
+		longestSeen = max(longestSeen, t.number("LLEN", ownKey+s.env.Owner+":q"))
+	}
+	if longestSeen > longest+4*many {
+		t.Errorf("the own list had %d positions", longestSeen)
+	}
+	want(t, "set aside", t.number("HLEN", ledgerKey+s.env.Owner), 1+len(held))
+	t.mustSettle(s, driver.Ack, held[0])
+	wantKind(t, "begin", t.begin(s, 2, held[1])[0], nil)
+	stopBeating(s)
+	s.cfg.Mirror = MirrorLazy
+	if _, err := s.tick(0); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "mirrored", t.number("HLEN", "unacked"), 5)
+	t.do("HDEL", "unacked", s.env.Owner+":q:4")
+	wantKind(t, "what Python took", t.settle(s, driver.Ack, held[3])[0], driver.ErrLeaseLost)
+	t.mustSettle(s, driver.Requeue, held[4])
+	_, _, err := s.strays(s.own["q"])
+	wantKind(t, "look for strays", err, nil)
+	abandon(t, s)
+	other, _ := t.open()
+	eventually(t, "the claims to be taken over", func() bool { return t.number("LLEN", "q") == 4 })
+	got := t.claim(other, 4, "q")
+	want(t, "taken over in order", t.bodies(got), "counted mirrored left requeued")
+	want(t, "count", got[0].Attempt, 3)
+	eventually(t, "the dead to be forgotten", func() bool {
+		return t.number("ZCARD", ownersKey) == 1 && t.number("EXISTS", ledgerKey+s.env.Owner, "unacked") == 0
+	})
+}
+
+// stopBeating makes the test the clock of a session, which looks alive no more.
+func stopBeating(s *store) {
+	close(s.stop)
+	s.loops.Wait()
+	s.stop = make(chan struct{}) // for Close
+}
+
+// However many claims there are, no script holds the server for long.
+func TestManyMirroredClaimsHoldNobodyUp(tt *testing.T) {
+	v := startServer(tt)
+	t := &tester{TB: tt, config: Config{Addr: v.addr}, raw: rawClient(tt, v.addr, 0)}
+	s, _ := t.open(func(c *Config) { c.Mirror = MirrorNever })
+	const many = 20000
+	items := make([]virtual.Item, many)
+	for i := range items {
+		items[i] = virtual.Item{Queue: "q", Raw: []byte(envelope("x", 0))}
+	}
+	t.pushItems(s, items)
+	for range many / 1000 {
+		t.claim(s, 1000, "q")
+	}
+	stopBeating(s)
+	s.cfg.Mirror = MirrorLazy
+	for range many / mirrorCount {
+		if _, err := s.tick(0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, "mirrored", t.number("HLEN", "unacked"), many)
+	t.do("CONFIG", "SET", "slowlog-log-slower-than", "0")
+	t.do("CONFIG", "SET", "slowlog-max-len", "100000")
+	t.do("SLOWLOG", "RESET")
+	n := t.counted("evalsha", func() {
+		if _, err := s.tick(0); err != nil {
+			t.Fatal(err)
+		}
+	})
+	want(t, "scripts", n, many/mirrorMost)
+	log, err := t.do("SLOWLOG", "GET", "100000").ToArray()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slowest := int64(0)
+	for i := range log {
+		entry, _ := log[i].ToArray()
+		args, _ := entry[3].AsStrSlice()
+		if took, _ := entry[2].AsInt64(); len(args) > 0 && args[0] == "EVALSHA" {
+			slowest = max(slowest, took)
+		}
+	}
+	t.Logf("the slowest script took %d µs", slowest)
+	if slowest > 50000 { // 10 ms with five times the room
+		t.Errorf("a script took %d µs", slowest)
+	}
+}

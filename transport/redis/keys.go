@@ -16,8 +16,12 @@ import (
 //	                                  The fence: made once for an owner id and never again,
 //	                                  deleted by whoever takes over; expires long after the lease.
 //	gombu:owners              zset    owner -> server time of its last heartbeat.
-//	gombu:ledger:<owner>      hash    b:<list> -> positions settled and trimmed from the own
-//	                                  list's old end; m:<list> -> positions mirrored so far.
+//	gombu:ledger:<owner>      hash    b:<list> -> positions trimmed from the own list's old
+//	                                  end; m:<list> -> positions mirrored so far;
+//	                                  p:<position>:<list> -> text of an open claim that was
+//	                                  trimmed, because very many behind it are settled;
+//	                                  x:<position>:<list>: ended, and it was not ours then,
+//	                                  until the owner knows.
 //	gombu:own:<owner>:<list>  list    texts claimed and not yet trimmed, newest at the left.
 //
 // The last three carry no TTL: they hold messages or lead to them, so that only
@@ -35,21 +39,57 @@ type keys struct {
 	prefix, sep          string
 	steps                []int
 	highFirst            bool
-	unacked, index, lock string // with the prefix
+	unacked, index, lock string // in full
+
+	cluster bool   // the keys of a queue, or exchange, have a hash tag: its name
+	home    string // in a cluster: the queue whose ledger this is
 }
 
 func newKeys(c *Config) keys {
-	return keys{
+	k := keys{
 		prefix: c.Prefix, sep: c.Sep, steps: c.Steps, highFirst: c.PriorityHighFirst,
-		unacked: c.Prefix + c.UnackedKey, index: c.Prefix + c.UnackedIndex, lock: c.Prefix + c.UnackedMutex,
+		cluster: len(c.Cluster) > 0, home: c.home,
 	}
+	k.unacked, k.index, k.lock = k.ours(c.UnackedKey), k.ours(c.UnackedIndex), k.ours(c.UnackedMutex)
+	return k
 }
 
-func (k *keys) alive(owner string) string     { return k.prefix + aliveKey + owner }
-func (k *keys) owners() string                { return k.prefix + ownersKey }
-func (k *keys) ledger(owner string) string    { return k.prefix + ledgerKey + owner }
-func (k *keys) own(owner, list string) string { return k.prefix + ownKey + owner + ":" + list }
-func (k *keys) bindings(ex string) string     { return k.prefix + bindings + ex }
+func (k *keys) alive(owner string) string  { return k.ours(aliveKey + owner) }
+func (k *keys) owners() string             { return k.ours(ownersKey) }
+func (k *keys) ledger(owner string) string { return k.ours(ledgerKey + owner) }
+func (k *keys) own(owner, list string) string {
+	return k.prefix + k.tag(k.queueOf(list)) + ownKey + owner + ":" + list
+}
+
+func (k *keys) bindings(ex string) string {
+	if k.cluster {
+		ex = k.tag(ex)
+	}
+	return k.prefix + bindings + ex
+}
+
+// tag is what makes a cluster keep the keys of one name in one slot: the text
+// between the first braces of a key is all that its slot depends on.
+func (k *keys) tag(name string) string {
+	if !k.cluster {
+		return ""
+	}
+	return "{" + name + "}"
+}
+
+// ours is the key of something that all queues share, in a cluster of the home
+// queue's own.
+func (k *keys) ours(name string) string { return k.prefix + k.tag(k.home) + name }
+
+// full is the key of a list of Kombu's; in a cluster the queue's name in it is
+// the hash tag.
+func (k *keys) full(list string) string {
+	if !k.cluster {
+		return k.prefix + list
+	}
+	queue := k.queueOf(list)
+	return k.prefix + k.tag(queue) + list[len(queue):]
+}
 
 // list is the one that a message of this priority lies in: the largest step
 // that is not above it, the last when all are (redis.md section 2).
@@ -81,13 +121,25 @@ func (k *keys) lists(queue string) []string {
 	return out
 }
 
-// prefixed adds the prefix to each name.
-func (k *keys) prefixed(names []string) []string {
-	out := make([]string, len(names))
-	for i, n := range names {
-		out[i] = k.prefix + n
+// prefixed are the keys of lists.
+func (k *keys) prefixed(lists []string) []string {
+	out := make([]string, len(lists))
+	for i, l := range lists {
+		out[i] = k.full(l)
 	}
 	return out
+}
+
+// queueAt is the queue that the key of a list belongs to.
+func (k *keys) queueAt(key string) (queue string, ok bool) {
+	name, ok := strings.CutPrefix(key, k.prefix)
+	queue = k.queueOf(name)
+	if ok && k.cluster {
+		queue, ok = strings.CutPrefix(queue, "{")
+		queue, ok = strings.CutSuffix(queue, "}")
+		ok = ok && !strings.Contains(name, "}"+ownKey)
+	}
+	return queue, ok
 }
 
 // queueOf is the queue that a list belongs to.
@@ -112,6 +164,10 @@ func (k *keys) checkQueue(op, queue string) error {
 		why = "a queue needs a name"
 	case strings.Contains(queue, k.sep):
 		why = "the name contains the separator"
+	case k.cluster && strings.HasPrefix(queue, "}"):
+		why = "a name that begins with a brace has no slot of its own in a cluster"
+	case k.cluster:
+		return nil // with its tag it is like no other key
 	case isOurs(queue), strings.HasPrefix(queue, bindings),
 		full == k.unacked, full == k.index, full == k.lock:
 		why = "the name is that of a key of this transport"

@@ -59,7 +59,7 @@ func TestMirrorOfASettledClaim(tt *testing.T) {
 	got := t.claim(s, 3, "q")
 	keys := []string{s.keys.alive(s.env.Owner), s.keys.owners(), s.keys.ledger(s.env.Owner), s.keys.unacked, s.keys.index}
 	args := []string{s.env.Owner, "10000", tombstone(s.env.Owner), "3600", suspectSecs}
-	s.mirrorArgs(0, &keys, &args)
+	mirrorArgs(s.mirrorWork(0), &keys, &args)
 	t.mustSettle(s, driver.Ack, got[0], got[2]) // one is trimmed, one marked
 	if err := s.script(tickScript, keys, args).Error(); err != nil {
 		t.Fatal(err)
@@ -215,9 +215,7 @@ func TestLeaseEndsASilentOwner(tt *testing.T) {
 	silent, _ := t.open()
 	t.push(silent, "q", "a")
 	t.claim(silent, 1, "q")
-	close(silent.stop)
-	silent.loops.Wait()
-	silent.stop = make(chan struct{}) // for Close
+	stopBeating(silent)
 	other, _ := t.open()
 	full := *other.cfg
 	eventually(t, "suspicion", func() bool {

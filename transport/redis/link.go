@@ -22,6 +22,8 @@ type link struct {
 	socket net.Conn // under TLS, if any: closing that one never waits for the peer
 	client rueidis.Client
 	moved  atomic.Int64 // bytes read and written: whether the server is alive
+	addr   string       // where it leads
+	epoch  int64        // of the sentinels' view that named it
 
 	mu     sync.Mutex
 	broken error
@@ -82,9 +84,20 @@ func (l *link) shut() {
 
 var errOneLink = errors.New("the session's connection is lost")
 
-// dial opens a connection and logs in, all under ctx. onKeys is told of tracked
-// keys that changed (nil: of all of them), from rueidis's reader.
+// dial opens a connection to the server, to the master that the sentinels name
+// or to the node that has the queue's slot, and logs in, all under ctx. onKeys is told of tracked keys that changed
+// (nil: of all of them), from rueidis's reader.
 func dial(ctx context.Context, c *Config, onKeys func([]rueidis.RedisMessage)) (*link, error) {
+	switch {
+	case c.cluster != nil:
+		return c.cluster.dialSlot(ctx, c, onKeys)
+	case len(c.Sentinels) > 0:
+		return dialMaster(ctx, c, onKeys)
+	}
+	return dialOne(ctx, c, onKeys)
+}
+
+func dialOne(ctx context.Context, c *Config, onKeys func([]rueidis.RedisMessage)) (*link, error) {
 	password := c.Pass
 	if c.Password != nil {
 		var err error
@@ -92,7 +105,7 @@ func dial(ctx context.Context, c *Config, onKeys func([]rueidis.RedisMessage)) (
 			return nil, connectError(ctx, c, err)
 		}
 	}
-	l := &link{}
+	l := &link{addr: c.where()}
 	var err error
 	if l.Conn, l.socket, err = dialSocket(ctx, c); err != nil {
 		return nil, connectError(ctx, c, err)
@@ -179,11 +192,7 @@ func connectError(ctx context.Context, c *Config, err error) error {
 	} else if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	entity := c.Addr
-	if c.Socket != "" {
-		entity = c.Socket
-	}
-	return &driver.Error{Op: "connect", Transport: Scheme, Entity: entity, Kind: kind, Err: err}
+	return &driver.Error{Op: "connect", Transport: Scheme, Entity: c.where(), Kind: kind, Err: err}
 }
 
 // silentFor is how long l may be owed an answer without a byte moving; 0: for ever.

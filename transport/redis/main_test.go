@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -193,11 +192,22 @@ func (e *events) count(kind driver.EventKind, about string) int {
 // open opens a session that the test closes.
 func (t *tester) open(change ...func(*Config)) (*store, *events) {
 	t.Helper()
+	return t.openRole(driver.Both, change...)
+}
+
+// consumer opens a session that outlives its connection.
+func (t *tester) consumer(change ...func(*Config)) (*store, *events) {
+	t.Helper()
+	return t.openRole(driver.Consume, change...)
+}
+
+func (t *tester) openRole(role driver.Role, change ...func(*Config)) (*store, *events) {
+	t.Helper()
 	c := t.config
 	for _, f := range change {
 		f(&c)
 	}
-	s, ev, err := openWith(c)
+	s, ev, err := openAs(c, role)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,13 +219,15 @@ func (t *tester) open(change ...func(*Config)) (*store, *events) {
 	return s, ev
 }
 
-func openWith(c Config) (*store, *events, error) {
+func openWith(c Config) (*store, *events, error) { return openAs(c, driver.Both) }
+
+func openAs(c Config, role driver.Role) (*store, *events, error) {
 	full, err := c.withDefaults()
 	if err != nil {
 		return nil, nil, err
 	}
 	ev := &events{}
-	s, err := connect(context.Background(), full, driver.Env{Notify: ev.notify, Log: slog.New(slog.DiscardHandler)})
+	s, err := connect(context.Background(), full, driver.Env{Role: role, Notify: ev.notify, Log: slog.New(slog.DiscardHandler)})
 	return s, ev, err
 }
 
@@ -359,17 +371,9 @@ type server struct {
 
 func startServer(t testing.TB, args ...string) *server {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		missing(t, "no redis-server in PATH (scripts/install)")
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-	v := &server{TB: t, addr: "127.0.0.1:" + strconv.Itoa(port), dir: t.TempDir()}
-	v.args = append([]string{"--bind", "127.0.0.1", "--port", strconv.Itoa(port), "--dir", v.dir, "--save", "", "--appendonly", "no",
+	v := &server{TB: t, addr: freeAddr(t), dir: t.TempDir()}
+	_, port, _ := net.SplitHostPort(v.addr)
+	v.args = append([]string{"--bind", "127.0.0.1", "--port", port, "--dir", v.dir, "--save", "", "--appendonly", "no",
 		"--unixsocket", "r.sock", "--logfile", filepath.Join(v.dir, "log")}, args...)
 	v.start()
 	t.Cleanup(v.kill)
@@ -391,6 +395,34 @@ func (v *server) start() {
 		conn.Close()
 		return true
 	})
+}
+
+// freeAddr is one that nobody listens at.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		missing(t, "no redis-server in PATH (scripts/install)")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func (v *server) alive() bool { return v.cmd.ProcessState == nil }
+
+// ask runs one command at a server, which may not answer.
+func ask(addr string, args ...string) (rueidis.RedisMessage, error) {
+	c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, ForceSingleClient: true, PipelineMultiplex: -1, DisableCache: true, DisableRetry: true})
+	if err != nil {
+		return rueidis.RedisMessage{}, err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return c.Do(ctx, c.B().Arbitrary(args...).Build()).ToMessage()
 }
 
 func (v *server) kill() {

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 	"unicode/utf8"
+
+	"github.com/gombu/gombu/driver"
 )
 
 const (
@@ -15,14 +17,17 @@ const (
 	mirrorAfter = time.Second // claims of this age are copied
 	suspectSecs = "2.5"       // after so long without a heartbeat an owner is looked at
 
-	// What one heartbeat copies at most: a script may not hold the server up.
+	// What one script copies, and renews, at most: it may not hold the server up.
 	mirrorBytes = 1 << 20
 	mirrorCount = 1000
+	mirrorMost  = 2000
+	mirrorTicks = 64 // scripts of one heartbeat
 )
 
 // tickReport is what the heartbeat's script saw.
 type tickReport struct {
 	at       time.Time
+	gen      int    // of the connection that heard it
 	overdue  int64  // entries of Kombu's unacked
 	due      string // the latest score that is overdue
 	suspects []suspect
@@ -31,25 +36,33 @@ type tickReport struct {
 // A suspect is an owner whose heartbeat is late.
 type suspect struct{ owner, last string }
 
-// beat runs the heartbeat until the session ends. It shares no goroutine with
-// claims or with taking over: either could be held up, and liveness with it.
+// beat runs the heartbeat until the session ends, and connects again when the
+// session outlives its connection. It shares no goroutine with claims or with
+// taking over: either could be held up, and liveness with it.
 func (s *store) beat() {
 	ticker := time.NewTicker(beatEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
+		case <-s.broken:
+			if !s.relink() {
+				return
+			}
 		case <-s.stop:
 			return
 		case <-s.done:
 			return
 		}
+		if s.awaiting() != nil {
+			continue
+		}
 		report := make(chan tickReport, 1)
 		s.loops.Go(func() {
 			defer close(report)
-			if r, err := s.tick(mirrorAfter); err == nil {
+			if r, err := s.heartbeat(); err == nil {
 				report <- r
-			} else if s.ctx.Err() == nil { // an answer such as BUSY: the next heartbeat tries again
+			} else if err = s.failed("heartbeat", "", driver.ErrUnavailable, err); s.ctx.Err() == nil && s.awaiting() == nil { // an answer such as BUSY: the next heartbeat tries again
 				s.env.Log.Warn("redis: heartbeat", "error", err)
 			}
 		})
@@ -63,8 +76,17 @@ func (s *store) beat() {
 	}
 }
 
+// heartbeat is one of them. A publisher has nothing to renew: it only sees that
+// the server answers.
+func (s *store) heartbeat() (tickReport, error) {
+	if !s.claims {
+		return tickReport{}, s.link.client.Do(s.ctx, s.command("PING")).Error()
+	}
+	return s.tick(mirrorAfter)
+}
+
 // hear waits for the heartbeat's answer. A server that owes it and moves no
-// byte for too long is given up, and with it the session.
+// byte for too long is given up.
 func (s *store) hear(report <-chan tickReport) (tickReport, bool) {
 	patience := silentFor(s.cfg)
 	if patience == 0 {
@@ -88,10 +110,22 @@ func (s *store) hear(report <-chan tickReport) (tickReport, bool) {
 }
 
 // tick runs the heartbeat's script: claims of at least this age are mirrored.
-func (s *store) tick(age time.Duration) (tickReport, error) {
+// With very many of them it runs several times, each of them bounded.
+func (s *store) tick(age time.Duration) (r tickReport, err error) {
+	work := s.mirrorWork(age)
+	for n := 0; n == 0 || len(work) > 0 && n < mirrorTicks && err == nil; n++ {
+		some := min(len(work), mirrorMost)
+		r, err = s.tickSome(work[:some])
+		work = work[some:]
+	}
+	return r, err
+}
+
+func (s *store) tickSome(work []mirrored) (tickReport, error) {
 	keys := []string{s.keys.alive(s.env.Owner), s.keys.owners(), s.keys.ledger(s.env.Owner), s.keys.unacked, s.keys.index}
 	args := []string{s.env.Owner, millis(aliveTTL(s.cfg)), tombstone(s.env.Owner), seconds(s.cfg.VisibilityTimeout), suspectSecs}
-	marks := s.mirrorArgs(age, &keys, &args)
+	marks := mirrorArgs(work, &keys, &args)
+	sent := time.Now()
 	answer := s.script(tickScript, keys, args)
 	if n, err := answer.AsInt64(); err == nil && n == -1 {
 		return tickReport{}, s.fenced()
@@ -100,12 +134,13 @@ func (s *store) tick(age time.Duration) (tickReport, error) {
 	if err != nil || len(list) < 2 {
 		return tickReport{}, cmp.Or(err, errShort)
 	}
+	s.renewed(sent)
 	s.mu.Lock()
 	for l, mark := range marks {
 		l.mirrored = max(l.mirrored, mark)
 	}
 	s.mu.Unlock()
-	r := tickReport{at: time.Now()}
+	r := tickReport{at: time.Now(), gen: s.gen}
 	r.overdue, _ = list[0].AsInt64()
 	r.due, _ = list[1].ToString()
 	for i := 2; i+1 < len(list); i += 2 {
@@ -118,19 +153,27 @@ func (s *store) tick(age time.Duration) (tickReport, error) {
 	return r, nil
 }
 
-// mirrorArgs adds what is to be mirrored and returns the marks it leads to.
-func (s *store) mirrorArgs(age time.Duration, keys, args *[]string) map[*ownList]uint64 {
+// mirrored is a claim to copy, or to renew.
+type mirrored struct {
+	list *ownList
+	pos  uint64
+	good bool
+	mark uint64 // of its list, once this is done
+}
+
+// mirrorWork is what is to be done, by lists, positions ascending: of each list
+// all that are open up to a point, so that a mark says what has been copied.
+func (s *store) mirrorWork(age time.Duration) (work []mirrored) {
 	if s.cfg.Mirror == MirrorNever {
 		return nil
 	}
 	ripe := time.Now().Add(-age)
 	s.judge(ripe)
-	marks := map[*ownList]uint64{}
 	bytes, count := 0, 0
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.own {
-		mark, claims := l.mirrored, []string{}
+		mark := l.mirrored
 		for _, pos := range slices.Sorted(maps.Keys(l.open)) { // one taken later has a higher position, see beginTaking
 			h := l.open[pos]
 			if pos > l.mirrored {
@@ -139,18 +182,32 @@ func (s *store) mirrorArgs(age time.Duration, keys, args *[]string) map[*ownList
 				}
 				bytes, count, mark = bytes+h.size, count+1, pos
 			}
+			work = append(work, mirrored{l, pos, h.good, mark})
+		}
+	}
+	return work
+}
+
+// mirrorArgs adds work to a script's arguments and returns the marks it leads to.
+func mirrorArgs(work []mirrored, keys, args *[]string) map[*ownList]uint64 {
+	marks := map[*ownList]uint64{}
+	for len(work) > 0 {
+		l, n := work[0].list, 1
+		for n < len(work) && work[n].list == l {
+			n++
+		}
+		mark := work[n-1].mark
+		name, _ := json.Marshal(l.queue)
+		*keys = append(*keys, l.key)
+		*args = append(*args, l.list, string(name), strconv.FormatUint(mark, 10), strconv.Itoa(n))
+		for _, w := range work[:n] {
 			envelope := "0"
-			if h.good {
+			if w.good {
 				envelope = "1"
 			}
-			claims = append(claims, strconv.FormatUint(pos, 10), envelope)
+			*args = append(*args, strconv.FormatUint(w.pos, 10), envelope)
 		}
-		if len(claims) > 0 {
-			name, _ := json.Marshal(l.queue)
-			*keys = append(*keys, l.key)
-			*args = append(append(*args, l.list, string(name), strconv.FormatUint(mark, 10), strconv.Itoa(len(claims)/2)), claims...)
-			marks[l] = mark
-		}
+		marks[l], work = mark, work[n:]
 	}
 	return marks
 }

@@ -31,7 +31,10 @@ func (s *store) Push(ctx context.Context, items []virtual.Item) error {
 	if len(loads) == 0 {
 		return nil
 	}
-	errs, err := call(ctx, s, "publish", driver.ErrUncertain, func() ([]error, error) { return s.push(loads), nil }, nil)
+	errs, err := call(ctx, s, "publish", driver.ErrUncertain, func() ([]error, error) {
+		cmds := s.pushes(loads)
+		return pushed(loads, s.link.client.DoMulti(s.ctx, cmds...)), nil
+	}, nil)
 	for i, l := range loads {
 		e := err
 		if e == nil {
@@ -70,24 +73,33 @@ func (s *store) load(items []virtual.Item) []load {
 	return loads
 }
 
-// push sends loads in one step and returns an error for each. Inside call.
-func (s *store) push(loads []load) []error {
-	errs := make([]error, len(loads))
-	cmds := make([]rueidis.Completed, 0, len(loads))
+// pushes are the commands that push loads in one step, and nothing else.
+func (s *store) pushes(loads []load) []rueidis.Completed {
+	cmds := make([]rueidis.Completed, 0, len(loads)+2)
+	cmds = append(cmds, s.command("MULTI"))
 	var renew []rueidis.Completed
 	for _, l := range loads {
-		args := append(make([]string, 0, 2+len(l.texts)), "LPUSH", s.keys.prefix+l.list)
+		args := append(make([]string, 0, 2+len(l.texts)), "LPUSH", s.keys.full(l.list))
 		cmds = append(cmds, s.command(append(args, l.texts...)...))
 		renew = append(renew, s.renewals(l.queue)...)
 	}
-	if len(cmds) == 1 && len(renew) == 0 {
-		errs[0] = s.link.client.Do(s.ctx, cmds[0]).Error()
+	if len(loads) == 1 && len(renew) == 0 {
+		return cmds[1:]
+	}
+	return append(append(cmds, renew...), s.command("EXEC"))
+}
+
+// pushed reads the answers to pushes: an error for each load.
+func pushed(loads []load, answers []rueidis.RedisResult) []error {
+	errs := make([]error, len(loads))
+	if len(answers) == 1 {
+		errs[0] = answers[0].Error()
 		return errs
 	}
-	answers, err := s.multi(append(cmds, renew...)...)
+	each, err := execAnswer(answers)
 	for i := range errs {
 		if errs[i] = err; err == nil {
-			errs[i] = answers[i].Error()
+			errs[i] = each[i].Error()
 		}
 	}
 	return errs

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -20,7 +19,22 @@ func (s *store) Create(_ context.Context, q *driver.Queue) error {
 	if err := s.keys.checkQueue("declare", q.Name); err != nil {
 		return err
 	}
-	var d declared
+	d, err := declaredOf(q)
+	if err != nil {
+		return err
+	}
+	s.declare(q.Name, d)
+	return nil
+}
+
+// declare makes a queue known to this session.
+func (s *store) declare(queue string, d declared) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queues[queue] = d
+}
+
+func declaredOf(q *driver.Queue) (d declared, err error) {
 	switch v := q.Arguments().Get("x-expires").(type) {
 	case nil:
 	case int64:
@@ -32,12 +46,9 @@ func (s *store) Create(_ context.Context, q *driver.Queue) error {
 	case float64:
 		d.expires = time.Duration(v * float64(time.Millisecond))
 	default:
-		return &driver.Error{Op: "declare", Transport: Scheme, Entity: q.Name, Kind: driver.ErrInvalid, Err: errors.New("x-expires: want milliseconds")}
+		err = &driver.Error{Op: "declare", Transport: Scheme, Entity: q.Name, Kind: driver.ErrInvalid, Err: errors.New("x-expires: want milliseconds")}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.queues[q.Name] = d
-	return nil
+	return d, err
 }
 
 // Drop deletes the queue's lists and, from every exchange that this session
@@ -56,22 +67,30 @@ func (s *store) Drop(ctx context.Context, queue string) error {
 	_, err := call(ctx, s, "delete", driver.ErrUncertain, func() (struct{}, error) {
 		cmds := []rueidis.Completed{s.command(append([]string{"UNLINK"}, s.keys.prefixed(s.keys.lists(queue))...)...)}
 		for _, ex := range exchanges {
-			members, err := s.link.client.Do(s.ctx, s.command("SMEMBERS", s.keys.bindings(ex))).AsStrSlice()
+			unbind, err := s.unbinding(ex, queue)
 			if err != nil {
 				return struct{}{}, err
 			}
-			members = slices.DeleteFunc(members, func(m string) bool {
-				_, _, q, ok := kombu.ParseBindingMember(m, s.keys.sep)
-				return !ok || q != queue
-			})
-			if len(members) > 0 {
-				cmds = append(cmds, s.command(append([]string{"SREM", s.keys.bindings(ex)}, members...)...))
-			}
+			cmds = append(cmds, unbind...)
 		}
 		_, err := s.multi(cmds...)
 		return struct{}{}, err
 	}, nil)
 	return err
+}
+
+// unbinding is what removes all bindings of a queue to an exchange, if there
+// are any. Inside call.
+func (s *store) unbinding(exchange, queue string) ([]rueidis.Completed, error) {
+	members, err := s.link.client.Do(s.ctx, s.command("SMEMBERS", s.keys.bindings(exchange))).AsStrSlice()
+	members = slices.DeleteFunc(members, func(m string) bool {
+		_, _, q, ok := kombu.ParseBindingMember(m, s.keys.sep)
+		return !ok || q != queue
+	})
+	if err != nil || len(members) == 0 {
+		return nil, err
+	}
+	return []rueidis.Completed{s.command(append([]string{"SREM", s.keys.bindings(exchange)}, members...)...)}, nil
 }
 
 // Purge drops what is ready on all the queue's lists.
@@ -151,20 +170,8 @@ func (s *store) Queues(ctx context.Context) ([]driver.QueueInfo, error) {
 		names[q] = true
 	}
 	s.mu.Unlock()
-	for cursor := uint64(0); ; {
-		page, err := s.scan(ctx, cursor)
-		if err != nil {
-			return nil, err
-		}
-		for _, key := range page.Elements {
-			name, mine := strings.CutPrefix(key, s.keys.prefix)
-			if q := s.keys.queueOf(name); mine && s.keys.checkQueue("", q) == nil {
-				names[q] = true
-			}
-		}
-		if cursor = page.Cursor; cursor == 0 {
-			break
-		}
+	if err := s.names(ctx, names); err != nil {
+		return nil, err
 	}
 	sorted := make([]string, 0, len(names))
 	for q := range names {
@@ -180,6 +187,24 @@ func (s *store) Queues(ctx context.Context) ([]driver.QueueInfo, error) {
 		out = append(out, infos...)
 	}
 	return out, nil
+}
+
+// names adds the queues that have a key.
+func (s *store) names(ctx context.Context, names map[string]bool) error {
+	for cursor := uint64(0); ; {
+		page, err := s.scan(ctx, cursor)
+		if err != nil {
+			return err
+		}
+		for _, key := range page.Elements {
+			if q, mine := s.keys.queueAt(key); mine && s.keys.checkQueue("", q) == nil {
+				names[q] = true
+			}
+		}
+		if cursor = page.Cursor; cursor == 0 {
+			return nil
+		}
+	}
 }
 
 func (s *store) scan(ctx context.Context, cursor uint64) (rueidis.ScanEntry, error) {

@@ -15,8 +15,10 @@ import (
 // counts only while that view is unbroken: when the server was stopped, or we
 // were, everybody's heartbeat is late and nobody is dead.
 type vigil struct {
-	last time.Time
-	seen map[suspect]*sighting
+	since time.Time // the view is unbroken
+	last  time.Time
+	gen   int
+	seen  map[suspect]*sighting
 }
 
 type sighting struct {
@@ -26,15 +28,19 @@ type sighting struct {
 
 const (
 	vigilGap = 3 * beatEvery // longer without a look, and it starts anew
+	vigilNew = 4 * beatEvery // in which everybody had time to connect again
 	reapSome = 64            // claims per script
 )
 
 // update takes a new look and returns the suspects with what is known of them.
 func (v *vigil) update(r tickReport) map[suspect]*sighting {
+	if r.at.Sub(v.last) > vigilGap || r.gen != v.gen {
+		v.since, v.gen, v.seen = r.at, r.gen, nil
+	}
 	next := make(map[suspect]*sighting, len(r.suspects))
 	for _, su := range r.suspects {
 		n := v.seen[su]
-		if n == nil || r.at.Sub(v.last) > vigilGap {
+		if n == nil {
 			n = &sighting{since: r.at}
 		}
 		n.times++
@@ -47,7 +53,7 @@ func (v *vigil) update(r tickReport) map[suspect]*sighting {
 // takeOver fences the owners that are dead and gives their claims back.
 func (s *store) takeOver(v *vigil, r tickReport) {
 	for su, seen := range v.update(r) {
-		value, dead := s.isDead(su, seen)
+		value, dead := s.isDead(su, seen, r.at.Sub(v.since) >= vigilNew)
 		if !dead || s.stopping() {
 			continue
 		}
@@ -65,9 +71,9 @@ func (s *store) takeOver(v *vigil, r tickReport) {
 	}
 }
 
-// isDead: its alive key is gone, or its connection to this very server is, or
-// it has been silent for a whole lease.
-func (s *store) isDead(su suspect, seen *sighting) (value string, dead bool) {
+// isDead: its alive key is gone, or its connection to this very server is and
+// it had the time to make another, or it has been silent for a whole lease.
+func (s *store) isDead(su suspect, seen *sighting, settled bool) (value string, dead bool) {
 	value, err := s.link.client.Do(s.ctx, s.command("GET", s.keys.alive(su.owner))).ToString()
 	if err != nil {
 		return "", redisError(err) == nil
@@ -77,7 +83,7 @@ func (s *store) isDead(su suspect, seen *sighting) (value string, dead bool) {
 	}
 	run, client, _ := strings.Cut(value, "/")
 	ours, _, _ := strings.Cut(s.run, "/")
-	if run == ours { // client ids mean nothing on another server
+	if run == ours && settled { // client ids mean nothing on another server
 		list, err := s.link.client.Do(s.ctx, s.command("CLIENT", "LIST", "ID", client)).ToString()
 		if err == nil && !strings.Contains(list, "id="+client+" ") {
 			return value, true
@@ -108,7 +114,7 @@ func (s *store) reap(owner string, count bool) (int, error) {
 		}
 		own := s.keys.own(owner, list)
 		forget = append(forget, own)
-		keys := []string{s.keys.alive(owner), s.keys.ledger(owner), own, s.keys.prefix + list, s.keys.unacked, s.keys.index}
+		keys := []string{s.keys.alive(owner), s.keys.ledger(owner), own, s.keys.full(list), s.keys.unacked, s.keys.index}
 		args := []string{owner, list, tombstone(owner), strconv.Itoa(reapSome), how, strconv.Itoa(trimMost)}
 		for left := int64(1); left > 0; {
 			left, err = s.script(reapScript, keys, args).AsInt64()

@@ -13,12 +13,10 @@ redis.call('LLEN', KEYS[4]) -- now it may fail: later the text would be lost
 local base = tonumber(redis.call('HGET', KEYS[2], 'b:' .. ARGV[2]) or 0)
 local mark = tonumber(redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or 0)
 local left, room = redis.call('LLEN', KEYS[3]), tonumber(ARGV[4])
-for _ = 1, math.min(left, tonumber(ARGV[6])) do
-  if room == 0 then break end
-  local text, pos = redis.call('LPOP', KEYS[3]), base + left
+local function give(text, pos)
   local ours = text ~= ARGV[3]
   if pos <= mark then
-    local id = ARGV[1] .. ':' .. ARGV[2] .. ':' .. pos
+    local id = ARGV[1] .. ':' .. ARGV[2] .. ':' .. string.format('%.0f', pos)
     redis.call('ZREM', KEYS[6], id)
     ours = redis.call('HDEL', KEYS[5], id) == 1 and ours
   end
@@ -29,9 +27,26 @@ for _ = 1, math.min(left, tonumber(ARGV[6])) do
     redis.call('RPUSH', KEYS[4], text)
     room = room - 1
   end
+end
+for _ = 1, math.min(left, tonumber(ARGV[6])) do
+  if room == 0 then break end
+  give(redis.call('LPOP', KEYS[3]), base + left)
   left = left - 1
+end
+local aside = {} -- all of them older than what is in the own list
+for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
+  local pos, list = string.match(field, '^p:(%d+):(.*)$')
+  if list == ARGV[2] then aside[#aside + 1] = tonumber(pos) end
+end
+table.sort(aside)
+while left == 0 and room > 0 and #aside > 0 do
+  local pos = table.remove(aside)
+  local field = 'p:' .. string.format('%.0f', pos) .. ':' .. ARGV[2]
+  local text = redis.call('HGET', KEYS[2], field)
+  redis.call('HDEL', KEYS[2], field)
+  give(text, pos)
 end
 -- A paused owner may still claim into this list before it learns: those
 -- positions are new ones, not mirrored ones that Python took.
-if mark > base + left then redis.call('HSET', KEYS[2], 'm:' .. ARGV[2], base + left) end
-return left
+if mark > base + left then redis.call('HSET', KEYS[2], 'm:' .. ARGV[2], string.format('%.0f', base + left)) end
+return left + #aside

@@ -112,8 +112,8 @@ func (s *store) Table(ctx context.Context, exchange, since string) (virtual.Tabl
 	}
 	r, err := call(ctx, s, "route", driver.ErrUnavailable, func() (read, error) {
 		key := s.keys.bindings(exchange)
-		if s.track.on && since != "" && s.track.known(key, since) {
-			if err := s.link.client.Do(s.ctx, s.command("PING")).Error(); err != nil {
+		if s.track.on.Load() && since != "" && s.track.known(key, since) {
+			if err := s.link.client.Do(s.ctx, s.barrier(key)).Error(); err != nil {
 				return read{}, err
 			}
 			if s.track.known(key, since) {
@@ -129,12 +129,21 @@ func (s *store) Table(ctx context.Context, exchange, since string) (virtual.Tabl
 	return r.table, r.ok, err
 }
 
+// barrier is answered behind all news of before. In a cluster it is about the
+// key, so that a node that has lost the slot says so.
+func (s *store) barrier(key string) rueidis.Completed {
+	if s.keys.cluster {
+		return s.command("EXISTS", key)
+	}
+	return s.command("PING")
+}
+
 // readTable reads a binding set, tracked. Its version is a digest of the
 // members, so that it means the same in every session.
 func (s *store) readTable(key string) (members []string, version string, err error) {
 	reading := s.track.reading(key)
 	cmds := []rueidis.Completed{s.command("SMEMBERS", key)}
-	if s.track.on {
+	if s.track.on.Load() {
 		cmds = slices.Insert(cmds, 0, s.command("CLIENT", "CACHING", "YES"))
 	}
 	answers := s.link.client.DoMulti(s.ctx, cmds...)

@@ -11,6 +11,12 @@ import (
 var (
 	//go:embed settle.lua
 	settleLua string
+	//go:embed begin.lua
+	beginLua string
+	//go:embed resume.lua
+	resumeLua string
+	//go:embed strays.lua
+	straysLua string
 	//go:embed tick.lua
 	tickLua string
 	//go:embed fence.lua
@@ -25,6 +31,9 @@ var (
 	unlockLua string
 
 	settleScript  = rueidis.NewLuaScript(settleLua)
+	beginScript   = rueidis.NewLuaScript(beginLua)
+	resumeScript  = rueidis.NewLuaScript(resumeLua)
+	straysScript  = rueidis.NewLuaScript(straysLua)
 	tickScript    = rueidis.NewLuaScript(tickLua)
 	fenceScript   = rueidis.NewLuaScript(fenceLua)
 	reapScript    = rueidis.NewLuaScript(reapLua)
@@ -33,7 +42,7 @@ var (
 	unlockScript  = rueidis.NewLuaScript(unlockLua)
 )
 
-// run executes a script under the session's context; for use inside call.
+// script runs one a script under the session's context; for use inside call.
 func (s *store) script(l *rueidis.Lua, keys, args []string) rueidis.RedisResult {
 	return l.Exec(s.ctx, s.link.client, keys, args)
 }

@@ -18,30 +18,15 @@ const (
 	settleBatch = 256
 	settleBytes = 1 << 20
 	trimMost    = 1024 // settled positions: there are many when an older claim was held for long
+	longest     = 4096 // an own list, beside what is open: then old claims are set aside
 )
 
 // tombstone marks a settled position; no message starts with NUL and this owner's id.
 func tombstone(owner string) string { return "\x00" + owner }
 
-const tryStart = `{"gombu-try": `
-
-// tries reads the count that an envelope carries as its first member; 0: none.
-func tries(text string) int {
-	rest, ok := strings.CutPrefix(text, tryStart)
-	if !ok {
-		return 0
-	}
-	end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
-	n, err := strconv.Atoi(rest[:max(end, 0)])
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
 // Settle ends claims, a script for each own list. Requeue and Release put the
 // message back at the head of the list it came from, several in their old
-// order; Requeue counts the attempt in the text. Reject drops, as Kombu does.
+// order; Requeue says in the text that it was started. Reject drops, as Kombu does.
 // Delay is ErrUnsupported. A claim that a peer took over is ErrLeaseLost.
 func (s *store) Settle(ctx context.Context, all []virtual.Settlement) error {
 	groups := map[*ownList][]*virtual.Settlement{}
@@ -51,8 +36,8 @@ func (s *store) Settle(ctx context.Context, all []virtual.Settlement) error {
 		l := s.listOf(st.Tag)
 		switch st.Err = s.refuse(st); {
 		case st.Err != nil:
-		case l == nil:
-			st.Err = &driver.Error{Op: "settle", Transport: Scheme, Kind: driver.ErrLeaseLost, Err: errors.New("the claim is not of this session")}
+		case l == nil || !s.holds(l, st.Tag.ID):
+			st.Err = s.notOurs("settle", "the claim is not of this session")
 		default:
 			if groups[l] == nil {
 				order = append(order, l)
@@ -143,29 +128,53 @@ func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settle
 		return out, err
 	}, nil)
 	if err != nil {
-		over := s.Err()
+		if s.Err() != nil {
+			err = s.notOurs("settle", "")
+		}
 		for _, st := range g {
-			if st.Err = err; over != nil {
-				st.Err = &driver.Error{Op: "settle", Transport: Scheme, Kind: driver.ErrLeaseLost, Err: over}
-			}
+			st.Err = err
 		}
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	var taken []string
 	for i, st := range g {
-		delete(l.open, st.Tag.ID)
+		s.forget(l, st.Tag.ID)
 		if ours[i] == 0 {
-			st.Err = &driver.Error{Op: "settle", Transport: Scheme, Entity: l.queue, Kind: driver.ErrLeaseLost, Err: errors.New("a peer restored the message")}
+			st.Err = s.notOurs("settle", "a peer restored the message")
+			taken = append(taken, "x:"+strconv.FormatUint(st.Tag.ID, 10)+":"+l.list)
 		}
+	}
+	if len(taken) > 0 { // that they were taken was kept until it could be told
+		_, _ = call(ctx, s, "settle", driver.ErrUncertain, func() (struct{}, error) {
+			cmd := s.command(append([]string{"HDEL", s.keys.ledger(s.env.Owner)}, taken...)...)
+			return struct{}{}, s.link.client.Do(s.ctx, cmd).Error()
+		}, nil)
 	}
 }
 
+// holds: the claim is open, so far as we know.
+func (s *store) holds(l *ownList, pos uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, open := l.open[pos]
+	return open
+}
+
+// forget ends an open claim on our side.
+func (s *store) forget(l *ownList, pos uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(l.open, pos)
+}
+
 func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []string, renew []rueidis.Completed) {
+	s.mu.Lock()
+	open := len(l.open)
+	s.mu.Unlock()
 	keys = []string{s.keys.alive(s.env.Owner), s.keys.ledger(s.env.Owner), l.key, s.keys.unacked, s.keys.index}
-	args = append(make([]string, 0, 4+4*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner), strconv.Itoa(trimMost))
+	args = append(make([]string, 0, 5+4*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner), strconv.Itoa(trimMost), strconv.Itoa(longest+2*open))
 	key := func(list string) string {
-		name := s.keys.prefix + list
+		name := s.keys.full(list)
 		n := slices.Index(keys[5:], name)
 		if n < 0 {
 			n = len(keys) - 5
@@ -179,7 +188,7 @@ func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []st
 		case st.Verbatim != "":
 			what, to = "move", key(st.Verbatim)
 		case st.Outcome == driver.Requeue:
-			what, to = "fail", key(l.list)
+			what, to = "tried", key(l.list)
 		case st.Outcome == driver.Release:
 			what, to = "head", key(l.list)
 		}
@@ -198,28 +207,22 @@ func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []st
 func (s *store) release(claims []virtual.Claim, noAck bool) {
 	if noAck {
 		for _, c := range slices.Backward(claims) { // the oldest last: it is next again
-			s.link.client.Do(s.ctx, s.command("RPUSH", s.keys.prefix+c.Tag.Ref, string(c.Raw)))
+			s.link.client.Do(s.ctx, s.command("RPUSH", s.keys.full(c.Tag.Ref), string(c.Raw)))
 		}
 		return
 	}
-	groups := map[*ownList][]*virtual.Settlement{}
+	groups := map[*ownList][]uint64{}
 	for _, c := range slices.Backward(claims) {
 		if l := s.listOf(c.Tag); l != nil {
-			groups[l] = append(groups[l], &virtual.Settlement{Settlement: driver.Settlement{Tag: c.Tag, Outcome: driver.Release}})
+			s.forget(l, c.Tag.ID)
+			groups[l] = append(groups[l], c.Tag.ID)
 		}
 	}
-	for l, g := range groups {
-		for batch := range slices.Chunk(g, settleBatch) {
-			keys, args, _ := s.settleArgs(l, batch)
-			if err := s.script(settleScript, keys, args).Error(); err != nil {
-				s.lost(err) // nobody knows of these claims any more: the reaper must find them
-				return
+	for l, positions := range groups {
+		for batch := range slices.Chunk(positions, settleBatch) {
+			if s.putBack(l, batch) != nil {
+				s.astray.Store(true) // the sweeper, or the next connection, finds them
 			}
-			s.mu.Lock()
-			for _, st := range batch {
-				delete(l.open, st.Tag.ID)
-			}
-			s.mu.Unlock()
 		}
 	}
 }

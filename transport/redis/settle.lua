@@ -3,53 +3,70 @@
 -- KEYS  1 alive, 2 ledger, 3 own list, 4 unacked, 5 unacked_index,
 --       6... lists to push to
 -- ARGV  1 owner, 2 list, 3 tombstone, 4 how many settled positions to trim at
---       most, for they may be many; then for each claim, newest first:
+--       most, for they may be many, 5 how long the own list may be before open
+--       claims at its old end are set aside, then for each claim, newest first:
 --       position, what, key, n, then n times: key, text
 --       what  drop: forget it; head: back to KEYS[key] where it came from, to
---             be next; fail: so, and count the attempt; move: to KEYS[key]
+--             be next; tried: so, and it was started, at least once; move: to
+--             KEYS[key]
 --       The n texts are pushed in the same step.
 -- Returns -1 when another process has taken over (nothing was done), else for
 -- each claim 1, or 0 when it is no longer ours (nothing was done for it). A
--- claim that is mirrored is ours while its mirror stands. An error means that
--- nothing was done: one of the lists is none.
+-- claim that is mirrored is ours while its mirror stands. One that was ended
+-- before answers as it did then, and nothing is done again: the answer may have
+-- been lost. An error means that nothing was done: one of the lists is none.
 local base = redis.call('HGET', KEYS[2], 'b:' .. ARGV[2])
 if redis.call('EXISTS', KEYS[1]) == 0 or not base then return -1 end
 for k = 6, #KEYS do redis.call('LLEN', KEYS[k]) end -- now it may fail: later the text would be lost
 base = tonumber(base)
 local mark = tonumber(redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or 0)
-local top, out, a = base + redis.call('LLEN', KEYS[3]), {}, 5
+local top, out, a = base + redis.call('LLEN', KEYS[3]), {}, 6
 while a <= #ARGV do
   local pos, what, n = tonumber(ARGV[a]), ARGV[a + 1], tonumber(ARGV[a + 3])
-  local there, ours, text = pos > base and pos <= top
-  if there then
-    ours = true
-    if what ~= 'drop' or n > 0 then
-      text = redis.call('LINDEX', KEYS[3], base - pos)
-      ours = text ~= ARGV[3]
-    end
-    if ours and pos <= mark then
-      local id = ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[a]
-      redis.call('ZREM', KEYS[5], id)
-      ours = redis.call('HDEL', KEYS[4], id) == 1
-    end
-    redis.call('LSET', KEYS[3], base - pos, ARGV[3])
+  local name = ':' .. ARGV[a] .. ':' .. ARGV[2]
+  local there = pos > base and pos <= top
+  local aside = pos <= base and redis.call('HEXISTS', KEYS[2], 'p' .. name) == 1
+  local ours, taken, text = there or aside, pos > top
+  if aside then
+    text = redis.call('HGET', KEYS[2], 'p' .. name)
+  elseif there and (what ~= 'drop' or n > 0) then
+    text = redis.call('LINDEX', KEYS[3], base - pos)
+    ours = text ~= ARGV[3]
   end
-  if ours then
-    if what == 'fail' and string.find(text, '^{%s*"') then
-      local tries, rest = string.match(text, '^{"gombu%-try": (%d+)(.*)$')
-      text = '{"gombu-try": ' .. (tonumber(tries or 0) + 1) .. (rest or ', ' .. string.sub(text, 2))
+  if ours and pos <= mark then
+    local id = ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[a]
+    redis.call('ZREM', KEYS[5], id)
+    if redis.call('HDEL', KEYS[4], id) == 0 then
+      ours = false
+      if (text or redis.call('LINDEX', KEYS[3], base - pos)) ~= ARGV[3] then redis.call('HSET', KEYS[2], 'x' .. name, '') end
     end
-    if what == 'head' or what == 'fail' then redis.call('RPUSH', KEYS[tonumber(ARGV[a + 2])], text) end
+  end
+  if there then redis.call('LSET', KEYS[3], base - pos, ARGV[3]) end
+  if aside then redis.call('HDEL', KEYS[2], 'p' .. name) end
+  if ours then
+    if what == 'tried' and string.find(text, '^{%s*"') and string.sub(text, 1, 12) ~= '{"gombu-try"' then
+      text = '{"gombu-try": 1, ' .. string.sub(text, 2)
+    end
+    if what == 'head' or what == 'tried' then redis.call('RPUSH', KEYS[tonumber(ARGV[a + 2])], text) end
     if what == 'move' then redis.call('LPUSH', KEYS[tonumber(ARGV[a + 2])], text) end
     for i = a + 4, a + 3 + 2 * n, 2 do redis.call('LPUSH', KEYS[tonumber(ARGV[i])], ARGV[i + 1]) end
+  else
+    taken = taken or redis.call('HEXISTS', KEYS[2], 'x' .. name) == 1
   end
-  out[#out + 1] = ours and 1 or 0
+  out[#out + 1] = taken and 0 or 1
   a = a + 4 + 2 * n
 end
+local aside = 16
 for _ = 1, tonumber(ARGV[4]) do
-  if redis.call('LINDEX', KEYS[3], -1) ~= ARGV[3] then break end
+  local text = redis.call('LINDEX', KEYS[3], -1)
+  if not text then break end
+  if text ~= ARGV[3] then
+    if aside == 0 or top - base <= tonumber(ARGV[5]) then break end
+    redis.call('HSET', KEYS[2], 'p:' .. string.format('%.0f', base + 1) .. ':' .. ARGV[2], text)
+    aside = aside - 1
+  end
   redis.call('RPOP', KEYS[3])
   base = base + 1
 end
-redis.call('HSET', KEYS[2], 'b:' .. ARGV[2], base)
+redis.call('HSET', KEYS[2], 'b:' .. ARGV[2], string.format('%.0f', base))
 return out

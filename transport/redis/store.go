@@ -2,7 +2,9 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -18,8 +20,12 @@ type store struct {
 	cfg  *Config
 	keys keys
 	env  driver.Env
-	link *link
-	run  string // the server's run id and our client id there, what the alive key says
+	link *link  // another one after relink, which holds all slots then; elsewhere read under mu
+	run  string // the server's run id and our client id there, what the alive key says; changes with link
+	gen  int    // connections so far, beat's own
+
+	claims  bool // it consumes: an owner with a heartbeat
+	relinks bool // it outlives its connection
 
 	ctx    context.Context // ends with the session
 	cancel context.CancelCauseFunc
@@ -34,15 +40,24 @@ type store struct {
 	track  tracker
 	fanout fanout
 	ticked chan tickReport // from beat to sweeper, newest only
+	broken chan struct{}   // capacity 1: beat is to relink
+	astray atomic.Bool     // there may be claims in own lists that are not open here
+
+	born time.Time
+	good atomic.Int64 // since born, when the last good heartbeat was sent
 
 	mu      sync.Mutex
 	err     error
+	down    chan struct{}       // the connection is lost; closed when there is one again; nil while it stands
+	why     error               // it is
+	beaten  chan struct{}       // closed and replaced at each good heartbeat
 	closing bool                // nothing new is started
 	closed  bool                // Close was called
 	own     map[string]*ownList // by source list
 	queues  map[string]declared // what this session created
 	bound   map[string]struct{} // exchanges whose bindings this session has seen
 	warned  map[string]bool
+	keepers map[*keeper]struct{}
 }
 
 // declared is what Create was told of a queue.
@@ -55,6 +70,8 @@ var (
 	_ virtual.Router      = (*store)(nil)
 	_ virtual.Broadcaster = (*store)(nil)
 	_ virtual.Lister      = (*store)(nil)
+	_ driver.Counter      = (*store)(nil)
+	_ driver.Holder       = (*store)(nil)
 )
 
 // Info says what Redis lists can do.
@@ -63,7 +80,7 @@ func (s *store) Info() virtual.Info { return info }
 var info = virtual.Info{
 	Bytes:  true,
 	Atomic: true,
-	Queue:  driver.QueueFeatures{Requeue: true, Priority: true, Ordered: true, Durable: true},
+	Queue:  driver.QueueFeatures{Requeue: true, Priority: true, Ordered: true, Durable: true, Counts: driver.CountStarts},
 }
 
 // Done is closed when the session is over.
@@ -84,18 +101,17 @@ func (s *store) end(err error) {
 		s.err = err
 	}
 	s.closing = true
+	l := s.link
 	s.mu.Unlock()
 	if first {
 		close(s.done)
 		s.cancel(err)
-		s.link.hangUp()
+		l.hangUp()
 		s.fanout.hangUp()
+		for _, k := range s.openKeepers() {
+			k.link.hangUp()
+		}
 	}
-}
-
-// lost ends the session because its connection broke.
-func (s *store) lost(err error) {
-	s.end(&driver.Error{Op: "session", Transport: Scheme, Entity: s.cfg.Addr, Kind: driver.ErrUnavailable, Err: err})
 }
 
 // fenced ends the session because another process has taken its claims over.
@@ -133,17 +149,55 @@ func (s *store) spawn(f func()) bool {
 // waits for it under ctx. The goroutine is what makes a call end with its
 // context: rueidis waits for room in its queue, and for a stalled socket,
 // without one. When the caller has gone, late gets what f still brought.
+//
+// A session that outlives its connection waits until there is one, and repeats
+// what may be repeated: what changes nothing (kind is ErrUnavailable), and what
+// comes to the same when it is done twice.
 func call[T any](ctx context.Context, s *store, op string, kind error, f func() (T, error), late func(T)) (T, error) {
-	var zero T
-	if ctx.Err() != nil {
-		return zero, ended(ctx, op, driver.ErrNotSent)
+	for sent := false; ; sent = true {
+		v, err := callOnce(ctx, s, op, kind, f, late)
+		switch {
+		case errors.Is(err, errLinkLost) && (kind == driver.ErrUnavailable || idempotent[op]):
+		case sent && errors.Is(err, driver.ErrNotSent):
+			return v, &driver.Error{Op: op, Transport: Scheme, Kind: kind, Err: err.(*driver.Error).Err}
+		default:
+			return v, err
+		}
 	}
-	select {
-	case s.slots <- struct{}{}:
-	case <-ctx.Done():
-		return zero, ended(ctx, op, driver.ErrNotSent)
-	case <-s.done:
-		return zero, s.notSent(op)
+}
+
+var idempotent = map[string]bool{"settle": true, "begin": true, "bind": true, "unbind": true}
+
+// enter takes a slot while the connection stands.
+func (s *store) enter(ctx context.Context, op string) error {
+	for {
+		if ctx.Err() != nil {
+			return ended(ctx, op, driver.ErrNotSent)
+		}
+		select {
+		case s.slots <- struct{}{}:
+		case <-ctx.Done():
+			return ended(ctx, op, driver.ErrNotSent)
+		case <-s.done:
+			return s.notSent(op)
+		}
+		again := s.awaiting()
+		if again == nil {
+			return nil
+		}
+		<-s.slots
+		select {
+		case <-again:
+		case <-ctx.Done():
+		case <-s.done:
+		}
+	}
+}
+
+func callOnce[T any](ctx context.Context, s *store, op string, kind error, f func() (T, error), late func(T)) (T, error) {
+	var zero T
+	if err := s.enter(ctx, op); err != nil {
+		return zero, err
 	}
 	type answer struct {
 		v   T
@@ -152,6 +206,9 @@ func call[T any](ctx context.Context, s *store, op string, kind error, f func() 
 	answers, gone := make(chan answer), make(chan struct{})
 	started := s.spawn(func() {
 		v, err := f()
+		if _, answered := rueidis.IsRedisErr(err); err != nil && !answered && s.awaiting() != nil {
+			err = errors.Join(errLinkLost, err)
+		}
 		select {
 		case answers <- answer{v, err}:
 		case <-gone:

@@ -26,17 +26,43 @@ func (s *store) sweeper() {
 		case <-s.done:
 			return
 		}
+		select { // so that the connection is not replaced meanwhile
+		case s.slots <- struct{}{}:
+		case <-s.stop:
+			return
+		case <-s.done:
+			return
+		}
+		s.recall()
 		s.takeOver(&watch, r)
 		now := time.Now()
-		if r.overdue == 0 || now.Sub(swept) < s.cfg.RestoreInterval || r.overdue == stuck && now.Before(idle) {
-			continue
+		if r.overdue > 0 && now.Sub(swept) >= s.cfg.RestoreInterval && (r.overdue != stuck || now.After(idle)) {
+			swept = now
+			if s.sweep(r.due) == 0 { // entries that lead nowhere: look again when they are more
+				stuck, idle = r.overdue, now.Add(time.Minute)
+			} else {
+				stuck = 0
+			}
 		}
-		swept = now
-		if s.sweep(r.due) == 0 { // entries that lead nowhere: look again when they are more
-			stuck, idle = r.overdue, now.Add(time.Minute)
-		} else {
-			stuck = 0
-		}
+		<-s.slots
+	}
+}
+
+// recall gives back claims of our own that got astray while the connection stood.
+func (s *store) recall() {
+	if !s.astray.Swap(false) {
+		return
+	}
+	select {
+	case s.taking <- struct{}{}:
+	case <-s.stop:
+		return
+	case <-s.done:
+		return
+	}
+	defer s.endTaking()
+	if s.returnStrays() != nil {
+		s.astray.Store(true)
 	}
 }
 
@@ -100,7 +126,7 @@ func (s *store) restore(id, entry, due string, routes map[string]routes) bool {
 		_ = kombu.Decode(parts[0], &in) // priority 0 when it is no envelope
 		for _, q := range queues {
 			if s.keys.checkQueue("restore", q) == nil {
-				keys = append(keys, s.keys.prefix+s.keys.list(q, in.Props.Priority))
+				keys = append(keys, s.keys.full(s.keys.list(q, in.Props.Priority)))
 			}
 		}
 		if len(keys) == 2 {

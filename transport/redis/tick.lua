@@ -27,8 +27,8 @@ for k = 6, #KEYS do
     local pos, good = tonumber(ARGV[i]), ARGV[i + 1] == '1'
     if pos <= mark then
       if good then redis.call('ZADD', KEYS[5], 'XX', now, id .. pos) end
-    elseif pos > base then
-      local text = redis.call('LINDEX', KEYS[k], base - pos)
+    else
+      local text = pos > base and redis.call('LINDEX', KEYS[k], base - pos) or redis.call('HGET', KEYS[3], 'p:' .. ARGV[i] .. ':' .. list)
       if text and text ~= ARGV[3] then
         redis.call('HSET', KEYS[4], id .. pos, good and '[' .. text .. ', "", ' .. ARGV[a + 1] .. ']' or '')
         if good then redis.call('ZADD', KEYS[5], now, id .. pos) end

@@ -1,8 +1,10 @@
 package redis
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"strconv"
 	"strings"
@@ -11,30 +13,69 @@ import (
 	"github.com/gombu/gombu/driver/dsn"
 )
 
-// Scheme of plain connections; rediss is the same over TLS.
-const Scheme = "redis"
+// Scheme of plain connections; rediss is the same over TLS, and with
+// SentinelScheme sentinels are asked where the server is. ClusterScheme is a
+// Redis Cluster's, rediss+cluster the same over TLS.
+const (
+	Scheme         = "redis"
+	SentinelScheme = "sentinel"
+	ClusterScheme  = "redis+cluster"
+)
 
 func init() {
-	dsn.Register(Scheme, open)
-	dsn.Register("rediss", open)
+	one := func(u *dsn.URL, d driver.DialConfig) (driver.Connector, error) { return open([]*dsn.URL{u}, d) }
+	dsn.Register(Scheme, one)
+	dsn.Register("rediss", one)
+	for _, scheme := range []string{SentinelScheme, ClusterScheme, "rediss+cluster"} {
+		dsn.RegisterGroup(scheme, open)
+	}
 }
 
-func open(u *dsn.URL, d driver.DialConfig) (driver.Connector, error) {
-	c, err := FromURL(u, d)
+func open(us []*dsn.URL, d driver.DialConfig) (driver.Connector, error) {
+	c, err := FromURLs(us, d)
 	if err != nil {
 		return nil, err
 	}
 	return New(c)
 }
 
-// FromURL reads a URL of wire page redis.md section 7: redis://, rediss:// or
-// redis+socket://. Errors are ErrInvalid and name what is wrong; for an option
-// of Kombu's that has no meaning here they say what happens instead.
-func FromURL(u *dsn.URL, d driver.DialConfig) (Config, error) {
-	c := Config{DialConfig: d, User: u.User, Pass: u.Password, Secure: u.Scheme == "rediss"}
+// FromURL is FromURLs with one.
+func FromURL(u *dsn.URL, d driver.DialConfig) (Config, error) { return FromURLs([]*dsn.URL{u}, d) }
+
+// FromURLs reads URLs of wire page redis.md section 7: redis://, rediss:// or
+// redis+socket://, or one sentinel:// for each sentinel, or one redis+cluster://
+// for each node to ask, of which any may carry user, password, database and
+// options. Errors are ErrInvalid and name what is
+// wrong; for an option of Kombu's that has no meaning here they say what
+// happens instead.
+func FromURLs(us []*dsn.URL, d driver.DialConfig) (Config, error) {
+	secure, cluster := us[0].Scheme == "rediss", strings.HasPrefix(us[0].Rest, clusterRest)
+	if cluster {
+		inner := make([]*dsn.URL, len(us))
+		for i, u := range us {
+			var err error
+			if inner[i], err = dsn.Parse(u.Rest); err != nil {
+				return Config{}, err
+			}
+		}
+		us = inner
+	}
+	u := joined(us)
+	c := Config{DialConfig: d, User: u.User, Pass: u.Password, Secure: secure}
 	o := u.Options()
 	db := u.Path
-	if u.Rest != "" {
+	if cluster {
+		for _, u := range us {
+			c.Cluster = append(c.Cluster, u.Addr("127.0.0.1", 6379))
+		}
+	} else if u.Scheme == SentinelScheme {
+		for _, u := range us {
+			c.Sentinels = append(c.Sentinels, u.Addr("127.0.0.1", 26379))
+		}
+		if err := c.sentinelOptions(o); err != nil {
+			return c, err
+		}
+	} else if u.Rest != "" {
 		path, isSocket := strings.CutPrefix(u.Rest, "socket://")
 		path, _, _ = strings.Cut(path, "?")
 		path, err := url.PathUnescape(path)
@@ -56,7 +97,7 @@ func FromURL(u *dsn.URL, d driver.DialConfig) (Config, error) {
 		c.DB = int(n)
 	}
 	for _, key := range superseded {
-		if u.Query.Has(key.name) {
+		if u.Query.Has(key.name) && (key.instead != onlySentinels || len(c.Sentinels) == 0) {
 			return c, invalid("option "+key.name, errors.New(key.instead))
 		}
 	}
@@ -69,6 +110,56 @@ func FromURL(u *dsn.URL, d driver.DialConfig) (Config, error) {
 	}
 	return c, o.Finish()
 }
+
+// joined is the first URL with what it lacks from the others.
+func joined(us []*dsn.URL) *dsn.URL {
+	all := *us[0]
+	all.Query = maps.Clone(all.Query)
+	for _, u := range us[1:] {
+		if !all.HasUser {
+			all.HasUser, all.User, all.Password = u.HasUser, u.User, u.Password
+		}
+		if !all.HasPath {
+			all.HasPath, all.Path = u.HasPath, u.Path
+		}
+		for k, v := range u.Query {
+			if !all.Query.Has(k) {
+				all.Query[k] = v
+			}
+		}
+	}
+	return &all
+}
+
+// sentinelOptions reads Kombu's transport options of a Sentinel, of which
+// sentinel_kwargs is a table in JSON, and ssl, which a sentinel URL has no
+// scheme to say.
+func (c *Config) sentinelOptions(o *dsn.Options) error {
+	var kwargs string
+	o.String("master_name", &c.MasterName)
+	o.Int("min_other_sentinels", &c.MinOtherSentinels)
+	o.Bool("ssl", &c.Secure)
+	if o.String("sentinel_kwargs", &kwargs) {
+		var table struct {
+			Username, Password string
+			SSL                bool
+		}
+		d := json.NewDecoder(strings.NewReader(kwargs))
+		d.DisallowUnknownFields()
+		if d.Decode(&table) != nil { // its text may hold the password
+			return invalid("option sentinel_kwargs", errors.New(`want a table in JSON with username, password and ssl, such as {"password": "…", "ssl": true}`))
+		}
+		c.SentinelUser, c.SentinelPass, c.SentinelSecure = table.Username, table.Password, table.SSL
+	}
+	o.String("sentinel_username", &c.SentinelUser)
+	o.String("sentinel_password", &c.SentinelPass)
+	o.Bool("sentinel_ssl", &c.SentinelSecure)
+	return nil
+}
+
+const clusterRest = "cluster://"
+
+const onlySentinels = "want the scheme sentinel"
 
 // superseded are Kombu's options that this transport has no use for.
 var superseded = []struct{ name, instead string }{
@@ -89,10 +180,10 @@ var superseded = []struct{ name, instead string }{
 	{"connect_retries_timeout", "set Config.Retry"},
 	{"failover_strategy", "several URLs are tried in turn, or in random order with Config.Shuffle"},
 	{"body_encoding", "bodies are written in base64, and read in any form that Kombu writes"},
+	{"master_name", onlySentinels},
+	{"min_other_sentinels", onlySentinels},
+	{"sentinel_kwargs", onlySentinels},
 	{"deadletter_queue", "an unroutable message is ErrUnroutable; declare an alternate exchange to keep it"},
-	{"master_name", "Sentinel is not supported by this version"},
-	{"min_other_sentinels", "Sentinel is not supported by this version"},
-	{"sentinel_kwargs", "Sentinel is not supported by this version"},
 }
 
 func (c *Config) options(o *dsn.Options) error {
@@ -152,8 +243,8 @@ func (c *Config) options(o *dsn.Options) error {
 // them verifies the certificate and the host name.
 func (c *Config) tlsOptions(o *dsn.Options) error {
 	t, given := o.TLS(c.TLS)
-	if given && !c.Secure {
-		return invalid("ssl_ options", errors.New("want the scheme rediss"))
+	if given && !c.Secure && !c.SentinelSecure {
+		return invalid("ssl_ options", errors.New("want the scheme rediss, or with sentinel the option ssl=true"))
 	}
 	c.TLS = t
 	return nil

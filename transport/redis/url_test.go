@@ -77,7 +77,7 @@ func TestOptionErrorsHelp(t *testing.T) {
 		"redis://h?polling_interval=1":            "does not poll",
 		"redis://h?max_connections=3":             "one connection",
 		"redis://h?unacked_restore_throttle=3":    "unacked_restore_interval",
-		"redis://h?master_name=x":                 "Sentinel",
+		"redis://h?master_name=x":                 "scheme sentinel",
 		"redis://h?credential_provider=a.B":       "Config.Password",
 		"rediss://h?ssl_ca_certs=/does/not/exist": "ssl_ca_certs",
 	} {

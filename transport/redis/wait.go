@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -14,7 +15,7 @@ import (
 // only keys read with leave are tracked, once each). Lists wake claimers,
 // binding sets make tables stale.
 type tracker struct {
-	on bool // set before the session starts
+	on atomic.Bool // each connection may differ
 
 	mu      sync.Mutex
 	waiters map[*waiter]struct{}
@@ -105,7 +106,7 @@ func (s *store) await(ctx context.Context, sources []source, deadline time.Time)
 			return err
 		}
 		pause := time.Until(deadline)
-		if s.track.on {
+		if s.track.on.Load() {
 			pause = min(pause, pollTracked)
 		} else {
 			pause, poll = min(pause, poll), min(2*poll, pollLast)
@@ -134,7 +135,7 @@ func (s *store) await(ctx context.Context, sources []source, deadline time.Time)
 func (s *store) look(ctx context.Context, lengths []rueidis.Completed) (bool, error) {
 	some, err := call(ctx, s, "claim", driver.ErrUnavailable, func() (bool, error) {
 		cmds := make([]rueidis.Completed, 0, len(lengths)+3)
-		if s.track.on {
+		if s.track.on.Load() {
 			cmds = append(cmds, s.command("CLIENT", "CACHING", "YES"))
 		}
 		cmds = append(append(append(cmds, s.command("MULTI")), lengths...), s.command("EXEC"))
