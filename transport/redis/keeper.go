@@ -72,14 +72,15 @@ func (k *keeper) Push(ctx context.Context, items []virtual.Item) error {
 	if len(loads) == 0 {
 		return nil
 	}
+	sent := slices.Clone(items) // the caller may be gone before the answer comes
 	_, err := call(ctx, s, "publish", driver.ErrUncertain, func() (struct{}, error) {
-		k.push(items, loads)
+		k.push(sent, loads)
 		return struct{}{}, nil
 	}, nil)
 	for _, l := range loads {
 		for _, n := range l.items {
-			if err != nil {
-				items[n].Err = err
+			if items[n].Err = err; err == nil {
+				items[n].Err = sent[n].Err
 			}
 		}
 	}
