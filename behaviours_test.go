@@ -592,7 +592,7 @@ func TestBehaviour123_124_125_Bodies(t *testing.T) {
 			}
 			return d.Decode(new(string))
 		})
-		if f.count("gombu.undecodable.q") != 1 {
+		if f.count("gombu.dead.q") != 1 {
 			t.Error("the corrupt message was not parked")
 		}
 	})

@@ -3,6 +3,8 @@ package gombu
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -18,6 +20,7 @@ type call struct {
 	state callState  // guarded by lane.mu
 	tries int
 	err   error // why the session left it open
+	maybe bool  // an earlier try may have arrived
 
 	prev, next *call // in the line
 }
@@ -26,7 +29,7 @@ type call struct {
 // when m cannot be sent, also when a value of the caller's panics as it is encoded.
 func (l *lane) call(p *Producer, m *Message) (*call, error) {
 	k := l.free.Get().(*call)
-	k.p, k.state, k.tries, k.err = p, waiting, 0, nil
+	k.p, k.state, k.tries, k.err, k.maybe = p, waiting, 0, nil, false
 	prepared := false
 	defer func() {
 		if !prepared {
@@ -46,6 +49,26 @@ func (l *lane) call(p *Producer, m *Message) (*call, error) {
 	k.out.Props.Headers = own(k.out.Props.Headers)
 	k.out.Props.Extra = own(k.out.Props.Extra)
 	return k, nil
+}
+
+// unsent is what is known of a call that is not sent again.
+func (k *call) unsent() error {
+	if k.maybe {
+		return ErrUncertain
+	}
+	return ErrNotSent
+}
+
+// outcome is what its caller is told when the last try ended with err: a failure
+// says nothing of the tries before.
+func (k *call) outcome(err error) error {
+	switch {
+	case err == nil || !k.maybe || errors.Is(err, ErrUncertain):
+		return err
+	case errors.Is(err, ErrNotSent):
+		err = errors.New(err.Error()) // true of the last try alone
+	}
+	return &Error{Op: "publish", Entity: target(&k.out), Kind: ErrUncertain, Err: fmt.Errorf("an earlier try may have arrived; the last one: %w", err)}
 }
 
 // own copies a header table as deep as it goes: the caller may change his as

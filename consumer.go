@@ -13,8 +13,9 @@ import (
 )
 
 // A Handler handles one delivery. nil acknowledges it; an error, or a panic,
-// holds it for a back-off (1 s, doubling to 1 min) and requeues it, unless the
-// error is made by Reject, Drop or Retry. What the handler settled itself stays
+// holds it for a back-off (1 s, doubling to 1 min) and gives it another attempt,
+// up to ConsumerConfig.MaxAttempts, unless the error is made by Reject, Drop or
+// Retry. What the handler settled itself stays
 // as it is, and its error is only logged. ctx ends when the consumer's grace is
 // over (ErrClosed) or the claim is lost (ErrLeaseLost).
 type Handler func(ctx context.Context, d *Delivery) error
@@ -47,8 +48,19 @@ type ConsumerConfig struct {
 	Accept []string
 	// OnUndecodable handles, as a Handler does, what is not accepted, not
 	// decodable or no message at all; err says which. nil: such messages are
-	// parked, as they are, in the queue "gombu.undecodable." + their queue.
+	// dead letters at once, as they are.
 	OnUndecodable func(ctx context.Context, d *Delivery, err error) error
+	// MaxAttempts is how many times a handler is started for a message; after
+	// that it is a dead letter. Starts are counted before them, so one that ends
+	// the process counts; a delivery that was never started does not. 0: 5; -1:
+	// no limit. Back-offs keep at most half the prefetch: when more fail, those
+	// due soonest are tried again at once.
+	MaxAttempts int
+	// DeadLetter is the queue for dead letters, declared when it is missing.
+	// There each keeps its body, properties and message id, and its headers say
+	// in x-death why, when, from where and after how many attempts. Messages of
+	// a dead-letter queue have no limit. Empty: "gombu.dead." + the queue.
+	DeadLetter string
 	// Grace is how long running handlers may take when Run stops. 0: Config.Grace.
 	Grace time.Duration
 	// FinishLost lets a handler whose claim was lost run on; settling then
@@ -68,6 +80,7 @@ type Consumer struct {
 	ready   map[string]bool // subscriptions that stand
 	run     *run            // nil: not running
 	changed chan struct{}   // closed and replaced when run, or a subscription, changes
+	idle    chan struct{}   // of an iterator: has a token while its loop waits; nil: no iterator
 }
 
 // Consumer makes a consumer; no network is used before Run. Mistakes in cfg are

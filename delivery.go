@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/gombu/gombu/driver"
 )
@@ -23,7 +24,8 @@ type Delivery struct {
 	ConsumerTag string
 	// Redelivered: it was delivered before, here or elsewhere.
 	Redelivered bool
-	// Attempt is the number of handler starts known so far, this one included; 0: unknown.
+	// Attempt is the number of handler starts known so far, this one included; what
+	// came back without a count is taken as started once. 0: unknown.
 	Attempt int
 	// Properties as they came.
 	Properties
@@ -37,6 +39,15 @@ type Delivery struct {
 	tag   driver.Tag
 	state atomic.Uint32
 	one   [1]driver.Settlement // so that settling in place allocates nothing
+
+	try     int       // the number of the start to come, or of the one that was; at least 1
+	ended   bool      // the start before that came to its end, in a handler's error
+	asked   time.Time // when it first wanted to start; see suspects
+	counted bool      // the start to come is counted, or cannot be
+	done    bool      // its handler has done with it, whatever became of the claim
+	tries   int       // what failed about it besides its handler
+	dead    *death    // it is on its way to the dead-letter queue
+	turn    *turn     // it is no message yet, but the next one of the retry queue
 }
 
 const (
@@ -60,12 +71,33 @@ func (d *Delivery) LogValue() slog.Value { return slog.StringValue(d.String()) }
 // fill makes d the delivery of in.
 func (d *Delivery) fill(in *driver.Incoming, rec *reception) {
 	d.Queue, d.Exchange, d.Key, d.ConsumerTag = rec.src.queue, in.Exchange, in.Key, in.ConsumerTag
-	d.Redelivered, d.Attempt = in.Redelivered, in.Attempt
+	d.Redelivered = in.Redelivered
 	d.Properties, d.Body, d.fault = in.Props, in.Body, in.DecodeErr
 	if in.Raw != nil {
 		d.Body = in.Raw
 	}
 	d.rec, d.tag = rec, in.Tag
+	switch {
+	case !in.Redelivered || rec.counts == countStore:
+		d.try = max(in.Attempt, 1)
+		d.Attempt = d.try
+	case rec.counts == countMoved:
+		d.try, d.Attempt = 2, 2 // what the broker counts, if anything, is deliveries
+	default:
+		d.try = 1 // elsewhere it may have been started, or not
+	}
+}
+
+// anew is d for another run under the same claim. To whoever still has d it is
+// settled; nil: it was before.
+func (d *Delivery) anew() *Delivery {
+	if !d.claim(stRequeued) {
+		return nil
+	}
+	return &Delivery{
+		Queue: d.Queue, Exchange: d.Exchange, Key: d.Key, ConsumerTag: d.ConsumerTag, Redelivered: true, Attempt: d.try,
+		Properties: d.Properties, Body: d.Body, plain: d.plain, fault: d.fault, rec: d.rec, tag: d.tag, try: d.try, ended: d.ended, counted: d.rec.counts != countStore,
+	}
 }
 
 // Bytes is the body, decompressed. It fails with ErrUndecodable, also when the
@@ -93,8 +125,8 @@ func (d *Delivery) Bytes() ([]byte, error) {
 
 // Decode decodes the body into v, a pointer, by its content type. The content
 // type is checked against the accept list before anything is decoded. The error
-// is ErrUndecodable; returned from a handler it parks the message instead of
-// retrying it.
+// is ErrUndecodable; returned from a handler it makes the message a dead
+// letter instead of retrying it.
 func (d *Delivery) Decode(v any) error {
 	if err := d.check(); err != nil {
 		return err

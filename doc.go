@@ -20,10 +20,12 @@
 // when it is mandatory. Any other outcome is an error that says whether it can
 // be repeated: ErrNotSent yes, ErrUncertain at the price of a duplicate.
 //
-// A message is delivered at least once. A Handler's nil acknowledges it; an
-// error or a panic holds it for a back-off and requeues it; Reject, Drop and
-// Retry choose otherwise. What cannot be decoded is parked in
-// gombu.undecodable.<queue>. Nothing is dropped by default.
+// A message is delivered at least once. A Handler's nil acknowledges it; after
+// an error or a panic, and a back-off, it gets another attempt; Reject, Drop and
+// Retry choose otherwise. An attempt is the start of a handler, counted before
+// it, so that one which ends the process counts too. After MaxAttempts the
+// message moves to gombu.dead.<queue>, as does at once what cannot be decoded.
+// Nothing is dropped by default.
 //
 // Stopping is ordered: no new deliveries; what has not begun is given back;
 // handlers finish within their grace, then their contexts end; settles and

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 // stands beside the real brokers' tests, for what needs exact time.
 type fake struct {
 	split   bool          // SplitRoles
+	pulls   bool          // sessions are driver.Pullers
 	latency time.Duration // of every answer
 
 	mu       sync.Mutex
@@ -36,6 +38,7 @@ type fake struct {
 	role      func(driver.Role) error                           // nil: always succeeds; dial by role
 	submit    func(*fakeSender, []driver.Outgoing) (int, error) // nil: takes all
 	receive   func() error                                      // nil: none fails
+	pull      error                                             // of each look into a retry queue; nil: none fails
 	brake     time.Duration                                     // of SetPrefetch
 	receivers []*fakeReceiver                                   // all that were opened
 	sender    func() error                                      // nil: none fails to open
@@ -75,6 +78,9 @@ func (f *fake) Connect(ctx context.Context, env driver.Env) (driver.Conn, error)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sessions = append(f.sessions, c)
+	if f.pulls {
+		return fakePuller{c}, nil
+	}
 	return c, nil
 }
 
@@ -346,6 +352,20 @@ func (c *fakeConn) OpenReceiver(ctx context.Context, rc driver.ReceiverConfig) (
 	return r, nil
 }
 
+// A fakePuller is a session of a broker that gives single messages, as RabbitMQ.
+type fakePuller struct{ *fakeConn }
+
+func (c fakePuller) OpenPuller(ctx context.Context, queue string) (driver.Receiver, error) {
+	if err := wait(ctx, c.f.latency); err != nil {
+		return nil, err
+	}
+	c.f.mu.Lock()
+	defer c.f.mu.Unlock()
+	r := &fakeReceiver{c: c.fakeConn, queue: queue, prefetch: math.MaxInt, pulls: true, open: map[uint64]driver.Incoming{}}
+	c.f.receivers = append(c.f.receivers, r)
+	return r, nil
+}
+
 type fakeReceiver struct {
 	c        *fakeConn
 	queue    string
@@ -353,6 +373,7 @@ type fakeReceiver struct {
 	prefetch int // guarded by c.f.mu, as is the rest
 	open     map[uint64]driver.Incoming
 	closed   bool
+	pulls    bool
 }
 
 func (r *fakeReceiver) Features() driver.QueueFeatures { return driver.QueueFeatures{Requeue: true} }
@@ -374,6 +395,11 @@ func (r *fakeReceiver) Receive(ctx context.Context, dst []driver.Incoming) (int,
 				return 0, err
 			}
 		}
+		if r.pulls && f.pull != nil {
+			err := f.pull
+			f.mu.Unlock()
+			return 0, err
+		}
 		q, exists := f.queues[r.queue]
 		n := 0
 		for len(q) > 0 && n < len(dst) && (r.noAck || len(r.open) < r.prefetch) {
@@ -394,7 +420,7 @@ func (r *fakeReceiver) Receive(ctx context.Context, dst []driver.Incoming) (int,
 		if !exists {
 			return 0, &driver.Error{Op: "receive", Entity: r.queue, Kind: driver.ErrNotFound}
 		}
-		if n > 0 {
+		if n > 0 || r.pulls {
 			return n, nil
 		}
 		select {
@@ -462,6 +488,9 @@ func (r *fakeReceiver) Settle(ctx context.Context, ss []driver.Settlement) error
 func (r *fakeReceiver) SetPrefetch(ctx context.Context, n int) error {
 	if err := wait(ctx, r.c.f.brake); err != nil {
 		return err
+	}
+	if r.pulls {
+		return nil
 	}
 	r.c.f.set(func() { r.prefetch = n; close(r.c.f.wake); r.c.f.wake = make(chan struct{}) })
 	return nil

@@ -22,8 +22,11 @@ func (c *Conn) Deliveries(ctx context.Context, cfg ConsumerConfig) iter.Seq2[*De
 			taken = make(chan error)
 			over  = make(chan error, 1)
 		)
+		k := c.Consumer(cfg)
+		k.idle = make(chan struct{}, 1)
 		wg.Go(func() {
-			over <- c.Run(ctx, cfg, func(_ context.Context, d *Delivery) error {
+			over <- k.Run(ctx, func(_ context.Context, d *Delivery) error {
+				<-k.idle
 				select {
 				case out <- d:
 					return <-taken
@@ -35,6 +38,7 @@ func (c *Conn) Deliveries(ctx context.Context, cfg ConsumerConfig) iter.Seq2[*De
 		defer wg.Wait()
 		defer stop()
 		for {
+			k.idle <- struct{}{}
 			select {
 			case d := <-out:
 				more, err := c.turn(d, yield, taken)

@@ -17,22 +17,20 @@ type jobs struct {
 
 func (j *jobs) init() { j.more.L = &j.mu }
 
-// push adds the deliveries of a slab; false when no worker takes any more.
-func (j *jobs) push(slab []Delivery) bool {
+// push adds deliveries; false when no worker takes any more.
+func (j *jobs) push(ds []*Delivery) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.closed {
 		return false
 	}
-	if j.head > 0 && len(j.list)+len(slab) > cap(j.list) {
+	if j.head > 0 && len(j.list)+len(ds) > cap(j.list) {
 		n := copy(j.list, j.list[j.head:])
 		clear(j.list[n:])
 		j.list, j.head = j.list[:n], 0
 	}
-	for i := range slab {
-		j.list = append(j.list, &slab[i])
-	}
-	if len(slab) == 1 {
+	j.list = append(j.list, ds...)
+	if len(ds) == 1 {
 		j.more.Signal()
 	} else {
 		j.more.Broadcast()
@@ -49,6 +47,20 @@ func (j *jobs) again(d *Delivery) bool {
 		return false
 	}
 	j.list = append(j.list, d)
+	j.more.Signal()
+	return true
+}
+
+// offer puts a turn of a retry queue in line, behind whoever is next, so that
+// neither the queue nor its copies wait for all of the other; false when no
+// worker takes any more of its kind.
+func (j *jobs) offer(d *Delivery) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed || d.rec.extracted {
+		return false
+	}
+	j.list = slices.Insert(j.list, min(j.head+1, len(j.list)), d)
 	j.more.Signal()
 	return true
 }
@@ -118,25 +130,51 @@ type held struct {
 type heldItem struct {
 	d    *Delivery
 	due  time.Time
-	then func(*Delivery)
+	then func(*Delivery) // on the run's goroutine, or on that of a further hold
+	room int             // how many with such a bound one queue may have here; 0: no bound
 }
 
-// hold keeps d for a while, then calls then on the run's goroutine. When the
-// subscription of d is ending, it goes back at once.
-func (r *run) hold(d *Delivery, after time.Duration, then func(*Delivery)) {
-	if !r.held.add(r, d, after, then) {
-		r.requeue(d)
+// hold keeps a delivery for a while. When its subscription is ending, it goes
+// back at once. When the bound of it is passed, the one due soonest is due.
+func (r *run) hold(it heldItem, after time.Duration) {
+	it.due = time.Now().Add(after)
+	if !r.held.add(r, it) {
+		r.requeue(it.d)
+	} else if it.room > 0 {
+		if first := r.held.excess(it.d.rec.src, it.room); first != nil {
+			first.then(first.d)
+		}
 	}
+}
+
+// excess takes out the first of a queue's bounded ones when there are more than
+// room; nil when not.
+func (h *held) excess(s *source, room int) *heldItem {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n, first := 0, -1
+	for i, it := range h.list {
+		if it.room > 0 && it.d.rec.src == s {
+			if n++; first < 0 {
+				first = i
+			}
+		}
+	}
+	if n <= room {
+		return nil
+	}
+	it := h.list[first]
+	h.list = slices.Delete(h.list, first, first+1)
+	return &it
 }
 
 // add is hold's part under the lock; false when what was held has been given back.
-func (h *held) add(r *run, d *Delivery, after time.Duration, then func(*Delivery)) bool {
+func (h *held) add(r *run, it heldItem) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if d.rec.released {
+	if it.d.rec.released {
 		return false
 	}
-	it := heldItem{d, time.Now().Add(after), then}
 	i, _ := slices.BinarySearchFunc(h.list, it, func(a, b heldItem) int { return a.due.Compare(b.due) })
 	h.list = slices.Insert(h.list, i, it)
 	if !h.running {

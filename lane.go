@@ -146,13 +146,13 @@ func (l *lane) await(ctx context.Context, k *call) error {
 	case sent:
 		k.state = left
 	}
-	entity := target(&k.out)
+	entity, known := target(&k.out), k.unsent()
 	l.mu.Unlock()
 	switch state {
 	case waiting:
 		k.p.end()
 		<-l.room
-		return l.awaited().withLast(ended(ctx, "publish", entity, l.why(ErrNotSent)...))
+		return l.awaited().withLast(ended(ctx, "publish", entity, l.why(known)...))
 	case sent:
 		return ended(ctx, "publish", entity, l.why(ErrUncertain)...)
 	}

@@ -41,6 +41,8 @@ type Message struct {
 	// Properties are AMQP's; ContentType and ContentEncoding are set by the
 	// serializer when Value is used. A DeliveryMode of zero is the exchange's.
 	Properties
+
+	asIs bool // Body has no defaults: it was a message before
 }
 
 // prepare builds what the driver sends. out.Body may alias m.Body.
@@ -126,10 +128,10 @@ func (s *session) address(out *driver.Outgoing) {
 func (p *Producer) encode(m *Message, out *driver.Outgoing) error {
 	if m.Body != nil || m.Value == nil && m.Serializer == "" && p.cfg.Serializer == "" {
 		out.Body = m.Body
-		if out.Props.ContentType == "" {
+		if out.Props.ContentType == "" && !m.asIs {
 			out.Props.ContentType = codec.TypeData
 		}
-		if out.Props.ContentEncoding == "" {
+		if out.Props.ContentEncoding == "" && !m.asIs {
 			out.Props.ContentEncoding = "binary"
 		}
 		return nil

@@ -16,6 +16,7 @@ func (l *lane) answer(k *call, err error) {
 	delete(l.flight, k.out.Seq)
 	late := k.state == left
 	k.state = over
+	err = k.outcome(err)
 	l.mu.Unlock()
 	k.p.end()
 	<-l.room
@@ -96,6 +97,7 @@ func (l *lane) settleOpen(open []*call) {
 			l.answer(k, k.err)
 			continue
 		}
+		k.maybe = k.maybe || uncertain
 		again = append(again, k)
 	}
 	l.putBack(again, nil)

@@ -25,8 +25,8 @@ type run struct {
 
 	jobs   jobs
 	held   held
-	failed failures
-	parked sync.Map // queues whose parking was logged
+	twins  twins
+	parked sync.Map // queues, with the reason, whose dead letters were logged
 
 	intake     context.Context // ends when nothing new is to be taken
 	stopIntake context.CancelCauseFunc
@@ -52,7 +52,7 @@ type run struct {
 
 func newRun(ctx context.Context, k *Consumer, h Handler, accept codec.AcceptSet) *run {
 	r := &run{k: k, c: k.c, cfg: &k.cfg, h: h, accept: accept, sources: map[string]*source{},
-		limit: make(chan context.Context, 1), done: make(chan struct{})}
+		limit: make(chan context.Context, 1), done: make(chan struct{}), twins: newTwins(k.cfg.Workers)}
 	r.jobs.init()
 	r.held.wake = make(chan struct{}, 1)
 	base := context.WithoutCancel(k.c.ctx)
@@ -84,8 +84,8 @@ func (r *run) serve() error {
 	for _, q := range queues {
 		r.add(q)
 	}
-	for range r.cfg.Workers {
-		r.workers.Go(r.worker)
+	for i := range r.cfg.Workers {
+		r.workers.Go(func() { r.worker(i) })
 	}
 	r.k.standing("", false) // wakes Ready: Run is on
 	<-r.intake.Done()
@@ -210,30 +210,52 @@ func (r *run) waitSources() {
 	r.end(ErrClosed)
 }
 
-func (r *run) worker() {
-	for d := r.jobs.pop(); d != nil; d = r.jobs.pop() {
-		if d.rec.over.Load() || d.rec.sess.hold(r.intake) != nil && r.intake.Err() == nil {
+func (r *run) worker(i int) {
+	for d := r.next(); d != nil; d = r.next() {
+		t := d.turn
+		switch {
+		case t != nil:
+			if d = t.pull(); d == nil {
+				continue
+			}
+		case d.rec.over.Load() || d.rec.sess.hold(r.intake) != nil && r.intake.Err() == nil:
 			continue // its session is lost and the broker delivers it again
-		}
-		if r.intake.Err() != nil {
+		case r.intake.Err() != nil:
 			r.unstarted(d)
 			return
 		}
-		r.busy.Add(1)
-		d.rec.begin()
+		r.occupy(i, d)
 		r.handle(d)
-		d.rec.gave(1)
-		r.busy.Add(-1)
+		r.vacate(i, d)
+		if t != nil {
+			close(t.ended)
+		}
 	}
+}
+
+// next is what a worker is to do; nil when the consumer stops. An iterator's
+// takes nothing before its loop wants it: a start would be counted, a copy
+// taken, for nobody.
+func (r *run) next() *Delivery {
+	if idle := r.k.idle; idle != nil {
+		select {
+		case <-idle:
+			idle <- struct{}{}
+		case <-r.intake.Done():
+		}
+	}
+	return r.jobs.pop()
 }
 
 func (r *run) handle(d *Delivery) {
 	ctx := d.rec.ctx
-	if err := d.check(); err != nil {
-		r.bad(ctx, d, err)
-		return
+	if d.dead != nil {
+		r.bury(ctx, d, d.dead)
+	} else if err := d.check(); err != nil {
+		r.bad(ctx, d, d.try-1, err)
+	} else if r.admit(ctx, d) {
+		r.finish(ctx, d, r.call(ctx, d, nil))
 	}
-	r.finish(ctx, d, r.call(ctx, d, nil))
 }
 
 // call runs the handler, or with bad the hook for undecodable messages.
@@ -263,33 +285,31 @@ func (r *run) unstarted(d *Delivery) {
 
 // finish settles d as the handler's error says.
 func (r *run) finish(ctx context.Context, d *Delivery, err error) {
-	switch v, decided := errors.AsType[*verdict](err); {
+	v, decided := errors.AsType[*verdict](err)
+	d.done = err == nil && (d.state.Load() == stOpen || d.state.Load() == stAcked) || decided && v.state == stAcked
+	switch {
 	case d.Settled() || r.cfg.NoAck || d.state.Load() == stDetached:
 		if err != nil {
 			r.c.log.Warn("gombu: handler returned an error for what is settled already", "queue", d.Queue, "err", err)
 		}
 	case err == nil:
-		if d.Redelivered {
-			r.failed.forget(d)
-		}
 		r.settle(d, stAcked, driver.Ack, 0)
 	case errors.Is(err, errUnstarted):
 		r.unstarted(d)
 	case d.undecodable(err):
 		d.fault = err
-		r.bad(ctx, d, err)
+		r.bad(ctx, d, d.try, err)
 	case decided:
 		r.c.log.Info("gombu: handler decided", "queue", d.Queue, "verdict", stateWord[v.state], "err", err)
-		r.decide(d, v)
+		r.decide(ctx, d, v)
 	default:
-		wait := r.failed.fail(d)
-		r.c.log.Warn("gombu: handler failed; the message is retried", "queue", d.Queue, "after", wait, "err", err)
-		r.hold(d, wait, r.requeue)
+		r.failed(ctx, d, deliveryLimit, err)
 	}
 }
 
-func (r *run) decide(d *Delivery, v *verdict) {
+func (r *run) decide(ctx context.Context, d *Delivery, v *verdict) {
 	switch {
+	case v.state == stRequeued && r.last(ctx, d, deliveryLimit, v):
 	case v.state == stAcked:
 		r.settle(d, stAcked, driver.Ack, 0)
 	case v.state == stRejected:
@@ -297,19 +317,24 @@ func (r *run) decide(d *Delivery, v *verdict) {
 	case v.after > 0 && d.rec.features.Delay:
 		r.settle(d, stRequeued, driver.Delay, v.after)
 	case v.after > 0:
-		r.hold(d, v.after, r.requeue)
+		r.hold(heldItem{d: d, then: r.retry}, v.after)
 	default:
-		r.settle(d, stRequeued, driver.Requeue, 0)
+		r.retry(d)
 	}
 }
 
 func (r *run) requeue(d *Delivery) { r.settle(d, stRequeued, driver.Requeue, 0) }
 
-// settle settles for the handler, without waiting.
+// settle settles for the handler, and waits for the end of what came back: see
+// suspects.
 func (r *run) settle(d *Delivery, to uint32, o driver.Outcome, after time.Duration) {
 	if r.cfg.NoAck || !d.claim(to) {
 		return
 	}
 	d.one[0] = driver.Settlement{Tag: d.tag, Outcome: o, After: after}
-	d.rec.settleLater(d)
+	if !d.Redelivered || to == stRequeued {
+		d.rec.settleLater(d)
+	} else if err := d.rec.settle(r.life, d); err != nil {
+		d.rec.complain(d, err)
+	}
 }

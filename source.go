@@ -2,7 +2,9 @@ package gombu
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,8 +23,13 @@ type source struct {
 	done   chan struct{}
 	before *source // of the same queue, cancelled and not done yet; nil: none
 
-	mu  sync.Mutex
-	rec *reception // of the subscription that stands
+	moving     chan struct{} // cap 1: holds a token while copies are published or taken
+	unreadable atomic.Bool   // the retry queue: reading it is denied
+	suspects   suspects
+
+	mu    sync.Mutex
+	rec   *reception // of the subscription that stands
+	retry *retrier   // nil: attempts are not counted in copies
 }
 
 func (r *run) add(queue string) {
@@ -32,7 +39,7 @@ func (r *run) add(queue string) {
 	if before != nil && before.ctx.Err() == nil || !r.begun || r.intake.Err() != nil {
 		return
 	}
-	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), done: make(chan struct{}), before: before}
+	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), moving: make(chan struct{}, 1), done: make(chan struct{}), before: before}
 	s.ctx, s.stop = context.WithCancelCause(r.intake)
 	r.sources[queue] = s
 	r.aux.Go(s.loop)
@@ -72,6 +79,7 @@ func (r *run) setPrefetch(ctx context.Context, queue string, n int) error {
 	case s.resume <- struct{}{}:
 	default:
 	}
+	s.nudge()
 	s.mu.Lock()
 	rec := s.rec
 	s.mu.Unlock()
@@ -87,6 +95,7 @@ func (r *run) setPrefetch(ctx context.Context, queue string, n int) error {
 // loop subscribes, receives until that ends, and subscribes again.
 func (s *source) loop() {
 	defer close(s.done)
+	defer s.joinRetries()
 	if s.before != nil {
 		<-s.before.done // it gives back what is first in the queue
 		s.before = nil
@@ -150,12 +159,14 @@ func (s *source) config(sess *session) driver.ReceiverConfig {
 	return rc
 }
 
+// tagSuffix makes a consumer tag unique.
+func tagSuffix() string { return strings.ToLower(rand.Text()) }
+
 // enter makes rx the subscription that stands; it was opened with that prefetch.
 func (s *source) enter(sess *session, rx driver.Receiver, prefetch int) *reception {
-	rec := &reception{src: s, sess: sess, rx: rx, features: rx.Features()}
-	rec.ctx, rec.end = context.WithCancelCause(s.run.work)
-	if !s.run.cfg.FinishLost {
-		rec.unhook = context.AfterFunc(sess.ctx, func() { rec.lost(context.Cause(sess.ctx)) })
+	rec := s.reception(sess, rx)
+	if rec.counts = s.countingOf(sess, rx); rec.counts == countMoved {
+		s.watchRetries()
 	}
 	s.mu.Lock()
 	s.rec = rec
@@ -164,6 +175,15 @@ func (s *source) enter(sess *session, rx driver.Receiver, prefetch int) *recepti
 		_ = rx.SetPrefetch(s.ctx, n)
 	}
 	s.run.k.standing(s.queue, true)
+	return rec
+}
+
+func (s *source) reception(sess *session, rx driver.Receiver) *reception {
+	rec := &reception{src: s, sess: sess, rx: rx, features: rx.Features()}
+	rec.ctx, rec.end = context.WithCancelCause(s.run.work)
+	if !s.run.cfg.FinishLost {
+		rec.unhook = context.AfterFunc(sess.ctx, func() { rec.lost(context.Cause(sess.ctx)) })
+	}
 	return rec
 }
 
@@ -182,6 +202,7 @@ const slabSize = 16
 func (s *source) receive(rec *reception) error {
 	dst := make([]driver.Incoming, min(max(s.run.k.prefetch(s.queue), 1), 256))
 	var spare []Delivery // one allocation serves several messages
+	var ds []*Delivery
 	for {
 		n, err := rec.rx.Receive(s.ctx, dst)
 		if n > 0 {
@@ -190,14 +211,19 @@ func (s *source) receive(rec *reception) error {
 			}
 			slab := spare[:n:n]
 			spare = spare[n:]
+			rec.took(n)
+			ds = ds[:0]
 			for i := range slab {
 				slab[i].fill(&dst[i], rec)
 				dst[i] = driver.Incoming{}
+				if !s.run.twins.hold(&slab[i]) {
+					ds = append(ds, &slab[i])
+				}
 			}
-			rec.took(n)
-			if !s.run.jobs.push(slab) {
-				s.release(rec, slab)
+			if !s.run.jobs.push(ds) {
+				rec.settleAll(ds, driver.Release)
 			}
+			clear(ds)
 		}
 		if err != nil {
 			return err
@@ -208,29 +234,10 @@ func (s *source) receive(rec *reception) error {
 	}
 }
 
-func (s *source) release(rec *reception, slab []Delivery) {
-	ds := make([]*Delivery, len(slab))
-	for i := range slab {
-		ds[i] = &slab[i]
-	}
-	rec.settleAll(ds, driver.Release)
-}
-
 // lose ends a subscription that the broker or the network ended.
 func (s *source) lose(rec *reception, err error) {
-	r := s.run
-	rec.over.Store(true)
-	if !r.cfg.FinishLost {
-		rec.lost(&Error{Op: "consume", Entity: s.queue, Kind: ErrLeaseLost, Err: err})
-	}
-	r.jobs.extract(rec)
-	r.held.extract(rec)
-	r.c.log.Info("gombu: subscription ended; subscribing again", "queue", s.queue, "err", err)
-	ctx, cancel := context.WithTimeout(r.life, time.Second)
-	defer cancel()
-	if err := rec.rx.Close(ctx); err != nil {
-		r.c.log.Debug("gombu: closing a lost subscription", "queue", s.queue, "err", err)
-	}
+	s.run.c.log.Info("gombu: subscription ended; subscribing again", "queue", s.queue, "err", err)
+	rec.abandon(err)
 	if errors.Is(err, ErrNotFound) { // the session stands: do not spin while the queue is missing
 		_ = pause(s.ctx, (&RetryPolicy{NoJitter: true}).wait(1))
 	}
@@ -247,6 +254,7 @@ func (s *source) drain(rec *reception) {
 	cancel()
 	rec.settleAll(r.jobs.extract(rec), driver.Release)
 	rec.settleAll(r.held.extract(rec), driver.Requeue)
+	rec.settleAll(r.twins.extract(rec), driver.Release)
 	rec.wait(r.hands)
 	rec.flushed(r.life)
 	rec.over.Store(true)
@@ -257,244 +265,4 @@ func (s *source) drain(rec *reception) {
 		r.c.log.Debug("gombu: closing a subscription", "queue", s.queue, "err", err)
 	}
 	rec.end(ErrClosed)
-}
-
-// A reception is one subscription of a source in one session. What was received
-// through it is settled through it, or lost with it.
-type reception struct {
-	src      *source
-	sess     *session
-	rx       driver.Receiver
-	features driver.QueueFeatures
-	over     atomic.Bool     // nothing of it is to be started any more
-	ctx      context.Context // of its handlers
-	end      context.CancelCauseFunc
-	unhook   func() bool
-
-	extracted bool // its waiting deliveries were taken out; guarded by jobs.mu
-	released  bool // its held deliveries were taken out; guarded by held.mu
-
-	mu      sync.Mutex
-	open    int           // received and not settled, and handlers that run
-	idle    chan struct{} // closed when open falls to zero; nil: nobody waits
-	line    []settling
-	running bool
-	flush   chan struct{} // closed when the settler ends; nil: it is not running
-}
-
-// A settling is a delivery on its way to be settled.
-type settling struct {
-	d    *Delivery
-	done chan error // nil: nobody waits
-}
-
-func (rec *reception) lost(cause error) {
-	rec.over.Store(true)
-	rec.end(cause)
-}
-
-func (rec *reception) took(n int) {
-	if rec.src.run.cfg.NoAck {
-		return
-	}
-	rec.mu.Lock()
-	rec.open += n
-	rec.mu.Unlock()
-}
-
-// begin counts a handler: it may run on after it has settled its delivery, and
-// without acks there is nothing to settle. It ends with gave(1).
-func (rec *reception) begin() {
-	rec.mu.Lock()
-	rec.open++
-	rec.mu.Unlock()
-}
-
-func (rec *reception) gave(n int) {
-	rec.mu.Lock()
-	if rec.open -= n; rec.open == 0 && rec.idle != nil {
-		close(rec.idle)
-		rec.idle = nil
-	}
-	rec.mu.Unlock()
-}
-
-// wait returns when all is settled and no handler runs, or with ctx.
-func (rec *reception) wait(ctx context.Context) {
-	rec.mu.Lock()
-	if rec.open > 0 && rec.idle == nil {
-		rec.idle = make(chan struct{})
-	}
-	idle := rec.idle
-	rec.mu.Unlock()
-	if idle == nil {
-		return
-	}
-	select {
-	case <-idle:
-	case <-ctx.Done():
-	case <-rec.ctx.Done():
-		if rec.over.Load() {
-			return // lost: nothing can be settled any more
-		}
-		select { // the grace is over: what handlers settle now still counts
-		case <-idle:
-		case <-ctx.Done():
-		}
-	}
-}
-
-// settle settles d.one now and waits for the outcome.
-func (rec *reception) settle(ctx context.Context, d *Delivery) error {
-	if rec.over.Load() {
-		rec.gave(1)
-		return rec.leaseLost()
-	}
-	if rec.src.run.c.feature.Inline {
-		return rec.settleInline(ctx, d)
-	}
-	done := make(chan error, 1)
-	rec.enqueue(settling{d, done})
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ended(ctx, "settle", d.Queue, ErrUncertain)
-	}
-}
-
-func (rec *reception) settleInline(ctx context.Context, d *Delivery) error {
-	err := rec.rx.Settle(ctx, d.one[:])
-	if err == nil {
-		err = d.one[0].Err
-	}
-	rec.gave(1)
-	return err
-}
-
-func (rec *reception) leaseLost() error {
-	return &Error{Op: "settle", Transport: rec.src.run.c.scheme(), Entity: rec.src.queue, Kind: ErrLeaseLost,
-		Err: errors.New("the session that delivered it is over")}
-}
-
-// settleLater settles d.one without waiting; a failure is logged.
-func (rec *reception) settleLater(d *Delivery) {
-	switch {
-	case rec.over.Load():
-		rec.gave(1)
-		rec.complain(d, rec.leaseLost())
-	case rec.src.run.c.feature.Inline:
-		if err := rec.settleInline(rec.src.run.life, d); err != nil {
-			rec.complain(d, err)
-		}
-	default:
-		rec.enqueue(settling{d, nil})
-	}
-}
-
-func (rec *reception) complain(d *Delivery, err error) {
-	rec.src.run.c.log.Warn("gombu: could not settle; the broker delivers it again", "queue", d.Queue, "err", err)
-}
-
-func (rec *reception) enqueue(it settling) {
-	rec.mu.Lock()
-	defer rec.mu.Unlock()
-	rec.line = append(rec.line, it)
-	if !rec.running {
-		rec.running, rec.flush = true, make(chan struct{})
-		rec.src.run.aux.Go(rec.settler)
-	}
-}
-
-// settler settles the line in batches until it is empty. What fails while the
-// session stands is settled again: else the broker keeps it, and its place in
-// the prefetch, until the session ends.
-func (rec *reception) settler() {
-	var spare []settling
-	var batch []driver.Settlement
-	for tries := 0; ; {
-		rec.mu.Lock()
-		line := rec.line
-		if len(line) == 0 {
-			rec.running = false
-			close(rec.flush)
-			rec.mu.Unlock()
-			return
-		}
-		rec.line = spare[:0]
-		rec.mu.Unlock()
-		batch = batch[:0]
-		for _, it := range line {
-			batch = append(batch, it.d.one[0])
-		}
-		err := rec.rx.Settle(rec.src.run.life, batch)
-		var again []settling
-		for i, it := range line {
-			if e := errors.Join(err, batch[i].Err); rec.repeats(e) {
-				again = append(again, it)
-			} else {
-				rec.report(it, e)
-			}
-		}
-		rec.gave(len(line) - len(again))
-		clear(line)
-		spare = line
-		if tries++; len(again) == 0 {
-			tries = 0
-			continue
-		}
-		rec.mu.Lock()
-		rec.line = append(again, rec.line...)
-		rec.mu.Unlock()
-		_ = pause(rec.src.run.life, (&RetryPolicy{}).wait(tries))
-	}
-}
-
-// repeats says whether a settle that failed so is to be tried again.
-func (rec *reception) repeats(err error) bool {
-	return (errors.Is(err, ErrUncertain) || errors.Is(err, ErrUnavailable)) && !errors.Is(err, ErrLeaseLost) &&
-		!rec.over.Load() && !rec.sess.over() && rec.src.run.life.Err() == nil
-}
-
-func (rec *reception) report(it settling, err error) {
-	switch {
-	case it.done != nil:
-		it.done <- err
-	case err != nil:
-		rec.complain(it.d, err)
-	}
-}
-
-// settleAll settles many in one call, in order.
-func (rec *reception) settleAll(ds []*Delivery, o driver.Outcome) {
-	if rec.src.run.cfg.NoAck || len(ds) == 0 {
-		return
-	}
-	batch := make([]driver.Settlement, 0, len(ds))
-	for _, d := range ds {
-		if d.claim(stRequeued) {
-			batch = append(batch, driver.Settlement{Tag: d.tag, Outcome: o})
-		}
-	}
-	err := rec.rx.Settle(rec.src.run.life, batch)
-	for i := range batch {
-		if e := errors.Join(err, batch[i].Err); e != nil {
-			rec.src.run.c.log.Warn("gombu: could not give back; the broker does when the session ends", "queue", rec.src.queue, "err", e)
-		}
-	}
-	rec.gave(len(batch))
-}
-
-// flushed returns when the settler has nothing left to do, or with ctx.
-func (rec *reception) flushed(ctx context.Context) {
-	rec.mu.Lock()
-	flush, running := rec.flush, rec.running
-	rec.mu.Unlock()
-	if !running {
-		return
-	}
-	select {
-	case <-flush:
-	case <-ctx.Done():
-	}
 }

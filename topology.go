@@ -395,6 +395,19 @@ func (t *topology) broken() bool {
 	return t.failing > 0
 }
 
+// passing says whether queue was declared here as one that ends with its
+// users, or as a log that keeps what was acked.
+func (t *topology) passing(queue string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, e := range t.entries {
+		if q := e.step.Queue; q != nil && q.Name == queue {
+			return q.Exclusive || q.AutoDelete || q.PerSession || q.Args.Get("x-queue-type") == "stream"
+		}
+	}
+	return false
+}
+
 // replay puts everything back into a new session. What fails is remembered
 // with its error and tried again later; it fails only those who use it.
 func (t *topology) replay(ctx context.Context, s *session) { t.apply(ctx, s, false) }

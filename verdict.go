@@ -2,9 +2,7 @@ package gombu
 
 import (
 	"fmt"
-	"hash/maphash"
 	"runtime/debug"
-	"sync"
 	"time"
 )
 
@@ -50,53 +48,4 @@ func (e *panicError) Error() string { return fmt.Sprintf("handler panicked: %v",
 func (e *panicError) Unwrap() error {
 	err, _ := e.value.(error)
 	return err
-}
-
-// The back-off of a failing message.
-const (
-	holdFirst = time.Second
-	holdMost  = time.Minute
-	maxFailed = 4096
-)
-
-// failures counts how often each message failed in this process, for its
-// back-off: most brokers do not say. It is bounded, and forgets all when full.
-type failures struct {
-	mu   sync.Mutex
-	seed maphash.Seed
-	n    map[uint64]int
-}
-
-func (f *failures) key(d *Delivery) uint64 {
-	var h maphash.Hash
-	h.SetSeed(f.seed)
-	h.WriteString(d.Queue)
-	if d.MessageID != "" {
-		h.WriteString(d.MessageID)
-	} else {
-		h.WriteString(d.Exchange + "\x00" + d.Key)
-		h.Write(d.Body)
-	}
-	return h.Sum64()
-}
-
-// fail counts one more failure of d and returns how long to hold it.
-func (f *failures) fail(d *Delivery) time.Duration {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.n == nil || len(f.n) >= maxFailed {
-		f.n, f.seed = map[uint64]int{}, maphash.MakeSeed()
-	}
-	k := f.key(d)
-	f.n[k]++
-	return min(holdFirst<<min(f.n[k]-1, 10), holdMost)
-}
-
-// forget drops the count of a message that was handled after all.
-func (f *failures) forget(d *Delivery) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.n) > 0 {
-		delete(f.n, f.key(d))
-	}
 }

@@ -66,7 +66,7 @@ const (
 	Warning                    // something an operator should know; Detail says what
 	Connected                  // by the core: a session stands; Detail is the URL, masked
 	Lost                       // by the core: the session is over; Detail says why
-	Parked                     // by the core: an undecodable message of queue Entity was parked
+	Parked                     // by the core: a message of queue Entity went to its dead-letter queue; Detail says why
 )
 
 // String is the kind in one word.
@@ -109,6 +109,17 @@ type Conn interface {
 // A Lister is a Conn that can name the broker's queues.
 type Lister interface {
 	Queues(ctx context.Context) ([]QueueInfo, error)
+}
+
+// A Puller is a Conn that can take single messages at the moment when somebody
+// is there to run them: a claim that it gave was in a program's hands, not on
+// its way to one. The core needs it to count handler starts where no Counter is.
+type Puller interface {
+	// OpenPuller opens a receiver without a subscription, which has no prefetch.
+	// Its Receive asks the broker once and returns 0, nil when there is nothing;
+	// ErrNotFound: no such queue, and the receiver is over. A message that came
+	// after ctx's end is the next one received.
+	OpenPuller(ctx context.Context, queue string) (Receiver, error)
 }
 
 // A Holder is a Conn whose claims others take over when it is not heard of for

@@ -161,7 +161,7 @@ func TestGarbageOnRedisIsParkedAsItIs(t *testing.T) {
 		redisCLI(t, b, "LPUSH", q, g)
 	}
 	must(t, conn.Producer(nil).Publish(t.Context(), &gombu.Message{Queue: q, Value: "good"}))
-	parked := "gombu.undecodable." + q
+	parked := "gombu.dead." + q
 	drop(t, b, gombu.Topology{Queues: []gombu.Queue{{Name: q}, {Name: parked}}})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -198,7 +198,7 @@ func TestUndecodableOnRabbitMQIsParked(t *testing.T) {
 	need(t, b)
 	conn := open(t, b, "")
 	q := name(t, "garbage")
-	parked := "gombu.undecodable." + q
+	parked := "gombu.dead." + q
 	topo := gombu.Topology{Queues: []gombu.Queue{{Name: q}}}
 	must(t, conn.Declare(t.Context(), topo))
 	drop(t, b, gombu.Topology{Queues: []gombu.Queue{{Name: q}, {Name: parked}}})
@@ -209,7 +209,7 @@ func TestUndecodableOnRabbitMQIsParked(t *testing.T) {
 	defer cancel()
 	must(t, conn.Run(ctx, gombu.ConsumerConfig{Queues: []string{q}}, gombu.Typed(func(context.Context, string, *gombu.Delivery) error { cancel(); return nil })))
 	d := take(t, conn, parked, 1, nil)[0]
-	if string(d.Body) != "{no json" || d.MessageID != "m1" || d.Headers.Get("k") != "v" || d.Headers.Get("x-gombu-queue") != q || d.Headers.Get("x-gombu-error") == nil {
+	if string(d.Body) != "{no json" || d.MessageID != "m1" || d.Headers.Get("k") != "v" || d.Headers.Get("x-first-death-queue") != q || d.Headers.Get("x-gombu-user-id") != "guest" || d.Headers.Get("x-death") == nil {
 		t.Errorf("parked %q %+v", d.Body, d.Properties)
 	}
 }

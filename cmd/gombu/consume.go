@@ -136,6 +136,7 @@ func (c *consuming) until(ctx context.Context, conn *gombu.Conn) error {
 		over <- conn.Run(run, gombu.ConsumerConfig{
 			Queues: c.queues, Prefetch: c.prefetch, Workers: c.workers, NoAck: c.ack == "none",
 			Accept: c.accept, OnUndecodable: c.handle,
+			MaxAttempts: -1, // who looks must not move what he looks at
 		}, func(ctx context.Context, d *gombu.Delivery) error { return c.handle(ctx, d, nil) })
 	})
 	select {

@@ -6,12 +6,12 @@ import (
 	"io"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/gombu/gombu"
+	"github.com/gombu/gombu/gombutest/ledger"
 )
 
 // video is what the demo sends.
@@ -39,7 +39,7 @@ time, and say at the end how many were lost or duplicated. Without --url it runs
 			if err != nil {
 				return err
 			}
-			d := &demo{a: a, conn: conn, n: messages, seen: make([]atomic.Bool, messages), run: time.Now().Format(time.RFC3339Nano)}
+			d := &demo{a: a, conn: conn, n: messages, led: ledger.New(), run: time.Now().Format(time.RFC3339Nano)}
 			err = d.do(cmd.Context())
 			if cerr := conn.Close(); err == nil {
 				err = cerr
@@ -56,9 +56,7 @@ type demo struct {
 	conn *gombu.Conn
 	n    int
 	run  string
-
-	seen                            []atomic.Bool
-	published, consumed, duplicated atomic.Int64
+	led  *ledger.Ledger
 }
 
 func (d *demo) do(ctx context.Context) error {
@@ -86,59 +84,61 @@ func (d *demo) do(ctx context.Context) error {
 	start := time.Now()
 	wg.Go(func() {
 		defer stop()
-		if consumeErr = d.consume(run, stop); consumeErr != nil {
+		if consumeErr = d.consume(run); consumeErr != nil {
 			giveUp()
 		}
 	})
 	if terminal(d.a.stderr) {
 		wg.Go(func() { d.progress(run, start) })
 	}
-	err = d.publish(send)
-	if err != nil {
-		stop()
+	if err = d.publish(send); err == nil {
+		select {
+		case <-d.led.NothingDue():
+		case <-run.Done():
+		}
 	}
+	stop()
 	wg.Wait()
-	d.report(time.Since(start))
+	report := d.report(time.Since(start))
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("interrupted after %d messages", d.consumed.Load())
+		return fmt.Errorf("interrupted after %d messages", report.Handled)
 	case consumeErr != nil:
 		return consumeErr
 	case err != nil:
 		return err
-	case d.lost() > 0:
-		return fmt.Errorf("%d messages lost", d.lost())
+	case report.Lost > 0:
+		return fmt.Errorf("%d messages lost", report.Lost)
 	}
 	return nil
 }
 
 func (d *demo) publish(ctx context.Context) error {
 	out := newSending(d.conn.Producer(&gombu.ProducerConfig{Exchange: "media", Key: "video"}))
+	next := 0 // outcomes come in the order of sending
+	out.outcome = func(err error) {
+		d.led.Outcome(ledger.ID{Seq: next}, err)
+		next++
+	}
 	for i := range d.n {
+		d.led.Sent(ledger.ID{Seq: i})
 		if err := out.send(ctx, &gombu.Message{Value: video{ID: i, Run: d.run, Name: "/tmp/lolcat1.avi", Size: 1301013}}); err != nil {
 			return err
 		}
-		d.published.Add(1)
 	}
 	return out.finish(ctx)
 }
 
-func (d *demo) consume(ctx context.Context, stop context.CancelFunc) error {
+func (d *demo) consume(ctx context.Context) error {
 	return d.conn.Run(ctx, gombu.ConsumerConfig{Queues: []string{"video"}, Prefetch: 500, Workers: 2},
 		gombu.Typed(func(_ context.Context, v video, _ *gombu.Delivery) error {
-			switch {
-			case v.Run != d.run || v.ID < 0 || v.ID >= d.n:
+			if v.Run != d.run || v.ID < 0 || v.ID >= d.n {
 				return gombu.Retry(time.Minute, fmt.Errorf("a message of somebody else"))
-			case d.seen[v.ID].Swap(true):
-				d.duplicated.Add(1)
-			case d.consumed.Add(1) == int64(d.n):
-				stop()
 			}
+			d.led.Handled(ledger.ID{Seq: v.ID})
 			return nil
 		}))
 }
-
-func (d *demo) lost() int64 { return d.published.Load() - d.consumed.Load() }
 
 // progress rewrites one line while the demo runs.
 func (d *demo) progress(ctx context.Context, start time.Time) {
@@ -150,8 +150,8 @@ func (d *demo) progress(ctx context.Context, start time.Time) {
 			fmt.Fprint(d.a.stderr, "\r\033[K")
 			return
 		case <-t.C:
-			n := d.consumed.Load()
-			fmt.Fprintf(d.a.stderr, "\r\033[K%3d%%  published %d  consumed %d  %.0f messages/s", n*100/int64(d.n), d.published.Load(), n, float64(n)/time.Since(start).Seconds())
+			sent, n, _ := d.led.Progress()
+			fmt.Fprintf(d.a.stderr, "\r\033[K%3d%%  published %d  consumed %d  %.0f messages/s", n*100/d.n, sent, n, float64(n)/time.Since(start).Seconds())
 		}
 	}
 }
@@ -166,8 +166,9 @@ func terminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-func (d *demo) report(took time.Duration) {
-	n := d.consumed.Load()
+func (d *demo) report(took time.Duration) ledger.Report {
+	r := d.led.Report()
 	fmt.Fprintf(d.a.stdout, "published  %d\nconsumed   %d\nlost %d\nduplicated %d\n%.0f messages/s\n",
-		d.published.Load(), n, d.lost(), d.duplicated.Load(), float64(n)/took.Seconds())
+		r.Confirmed, r.Handled, r.Lost, r.Duplicated, float64(r.Handled)/took.Seconds())
+	return r
 }

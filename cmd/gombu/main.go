@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,20 +107,19 @@ Exit status: 0 done; 1 broker error or unroutable message; 2 bad usage or bad in
 	root.PersistentFlags().StringVarP(&a.url, "url", "u", "", "broker `URL` (default $GOMBU_URL)")
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log what the library does to standard error")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.demo(), a.publish(), a.consume(), a.declare(), a.delete(), a.purge(), a.queues())
+	root.AddCommand(a.demo(), a.publish(), a.consume(), a.declare(), a.delete(), a.purge(), a.queues(), a.torture(), a.tortureChild(), a.tortureTable())
 	return root
+}
+
+// broker is the URL of --url, of GOMBU_URL, or otherwise.
+func (a *app) broker(otherwise string) string {
+	return cmp.Or(a.url, os.Getenv("GOMBU_URL"), otherwise)
 }
 
 // open opens the broker of --url, of GOMBU_URL, or of otherwise.
 func (a *app) open(otherwise string) (*gombu.Conn, error) {
 	var cfg gombu.Config
-	url := a.url
-	if url == "" {
-		url = os.Getenv("GOMBU_URL")
-	}
-	if url == "" {
-		url = otherwise
-	}
+	url := a.broker(otherwise)
 	if url == "" {
 		return nil, usage("no broker: give --url or set GOMBU_URL")
 	}

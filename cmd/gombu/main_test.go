@@ -12,14 +12,7 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/gombu/gombu/internal/leak"
 )
-
-func TestMain(m *testing.M) {
-	_ = os.Unsetenv("GOMBU_URL")
-	leak.Main(m)
-}
 
 // result is what one command did.
 type result struct {
@@ -37,7 +30,7 @@ func (r result) lines() []string {
 // call runs one command to its end.
 func call(t *testing.T, stdin string, args ...string) result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	var out, err bytes.Buffer
 	code := run(ctx, args, strings.NewReader(stdin), &out, &err)

@@ -221,15 +221,16 @@ func (p *publishing) lines(ctx context.Context, in io.Reader, m gombu.Message, o
 type sending struct {
 	p       *gombu.Producer
 	pending []*gombu.Pending
+	outcome func(error) // told of each, in the order of sending
 }
 
 const sendWindow = 1024
 
-func newSending(p *gombu.Producer) *sending { return &sending{p: p} }
+func newSending(p *gombu.Producer) *sending { return &sending{p: p, outcome: func(error) {}} }
 
 func (s *sending) send(ctx context.Context, m *gombu.Message) error {
 	if len(s.pending) >= sendWindow {
-		err := s.pending[0].Wait(ctx)
+		err := s.wait(ctx, s.pending[0])
 		s.pending = s.pending[1:]
 		if err != nil {
 			return err
@@ -247,10 +248,16 @@ func (s *sending) send(ctx context.Context, m *gombu.Message) error {
 func (s *sending) finish(ctx context.Context) error {
 	var first error
 	for _, w := range s.pending {
-		if err := w.Wait(ctx); err != nil && first == nil {
+		if err := s.wait(ctx, w); err != nil && first == nil {
 			first = err
 		}
 	}
 	s.pending = nil
 	return first
+}
+
+func (s *sending) wait(ctx context.Context, w *gombu.Pending) error {
+	err := w.Wait(ctx)
+	s.outcome(err)
+	return err
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/gombutest/ledger"
 )
 
 var concurrencyCases = []testCase{
@@ -24,9 +25,8 @@ func manyOfBoth(k *kit) {
 	s.declare(driver.Queue{Name: q})
 	ctx, stop := context.WithCancel(k.ctx)
 	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		seen = map[string]int{}
+		wg  sync.WaitGroup
+		led = ledger.New()
 	)
 	fail := func(err error) {
 		if err != nil && ctx.Err() == nil {
@@ -50,15 +50,15 @@ func manyOfBoth(k *kit) {
 					batch[j].Tag = m.Tag
 				}
 				fail(r.Settle(k.ctx, batch))
-				mu.Lock()
 				for j, m := range dst[:n] {
 					fail(batch[j].Err)
-					seen[string(m.Body)]++
+					id, err := ledger.ParseID(string(m.Body))
+					fail(err)
+					led.Handled(id)
 				}
-				if len(seen) == senders*each {
+				if _, handled, _ := led.Progress(); handled == senders*each {
 					stop()
 				}
-				mu.Unlock()
 			}
 		})
 	}
@@ -68,21 +68,21 @@ func manyOfBoth(k *kit) {
 		wg.Go(func() {
 			ms := make([]driver.Outgoing, each)
 			for j := range ms {
-				ms[j] = message("", q, fmt.Sprintf("%d/%d", i, j))
+				id := ledger.ID{Producer: i, Seq: j}
+				ms[j] = message("", q, id.String())
+				led.Sent(id)
 			}
 			errs, _, err := send(k.ctx, sender, 1, ms)
 			fail(errors.Join(append(errs, err)...))
+			for j := range errs {
+				led.Outcome(ledger.ID{Producer: i, Seq: j}, errs[j])
+			}
 		})
 	}
 	wg.Wait()
 	stop()
-	if len(seen) != senders*each {
-		k.Fatalf("%d of %d messages", len(seen), senders*each)
-	}
-	for body, n := range seen {
-		if n != 1 {
-			k.Errorf("%q was handled %d times", body, n)
-		}
+	if r := led.Report(); len(r.Wrong()) > 0 || r.Confirmed != senders*each || r.Duplicated > 0 {
+		k.Fatalf("of %d messages:\n%v", senders*each, r)
 	}
 	s.ready(q, 0)
 }

@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/gombu/gombu/driver"
@@ -11,6 +12,8 @@ var optionCases = []testCase{
 	{"MoveVerbatim", moveVerbatim},
 	{"Extend", extend},
 	{"Begin", begin},
+	{"StartsNotDeliveries", startsNotDeliveries},
+	{"Pull", pull},
 	{"ConnectorIsQuiet", connectorText},
 }
 
@@ -111,6 +114,78 @@ func begin(k *kit) {
 	again := k.receive(r, 1)
 	if again[0].Attempt != 3 {
 		k.Errorf("attempt %d after the second start, want 3", again[0].Attempt)
+	}
+}
+
+// A claim that was never begun counts as one start, however often it was lost.
+func startsNotDeliveries(k *kit) {
+	first := k.connect()
+	q := k.name("q")
+	first.declare(driver.Queue{Name: q})
+	first.mustPublish(numbered(q, 2)...)
+	for range 3 {
+		s := k.connect()
+		r := s.consume(q, 2)
+		if _, ok := r.(driver.Counter); !ok || r.Features().Counts != driver.CountStarts {
+			k.Skip("the transport does not count starts")
+		}
+		k.receive(r, 2)
+		s.end()
+	}
+	r := first.consume(q, 2)
+	for _, in := range k.receive(r, 2) {
+		if in.Attempt != 2 || !in.Redelivered {
+			k.Errorf("%q: attempt %d, redelivered %v; it was never begun", in.Body, in.Attempt, in.Redelivered)
+		}
+		k.settle(r, driver.Ack, in)
+	}
+}
+
+func pull(k *kit) {
+	s := k.connect()
+	p, ok := s.Conn.(driver.Puller)
+	if !ok {
+		k.Skip("the session cannot pull")
+	}
+	q := k.name("q")
+	s.declare(driver.Queue{Name: q})
+	r, err := p.OpenPuller(k.ctx, q)
+	k.must(err)
+	dst := make([]driver.Incoming, 4)
+	empty := func() {
+		k.Helper()
+		if n, err := r.Receive(k.ctx, dst); n != 0 || err != nil {
+			k.Fatalf("an empty queue gave %d, %v", n, err)
+		}
+	}
+	empty()
+	s.mustPublish(numbered(q, 3)...)
+	for i := range 2 { // both stay unsettled: there is no prefetch
+		n, err := r.Receive(k.ctx, dst[i:i+1])
+		k.must(err)
+		k.wantBodies(dst[i:i+n], fmt.Sprint(i+1))
+		if dst[i].Redelivered {
+			k.Error("redelivered at first")
+		}
+	}
+	s.ready(q, 1)                   // nothing was taken ahead
+	k.must(r.SetPrefetch(k.ctx, 0)) // has no meaning, and does no harm
+	k.settle(r, driver.Requeue, dst[1])
+	k.settle(r, driver.Ack, dst[0])
+	n, err := r.Receive(k.ctx, dst[:1])
+	k.must(err)
+	k.wantBodies(dst[:n], "2")
+	if !dst[0].Redelivered {
+		k.Error("what came back is not marked")
+	}
+	k.must(r.Close(k.ctx))
+	back := k.receive(s.consume(q, 3), 2)
+	k.wantBodies(back, "2", "3")
+	if missing, err := p.OpenPuller(k.ctx, k.name("missing")); err == nil {
+		_, err = missing.Receive(k.ctx, dst)
+		k.wantKind(err, driver.ErrNotFound)
+	} else {
+		k.wantKind(err, driver.ErrNotFound)
 	}
 }
 

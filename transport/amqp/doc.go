@@ -50,8 +50,9 @@
 //
 // Properties and headers together must fit one frame (128 KiB by default), a
 // name 255 bytes; else ErrTooLarge. The broker's own limit for a body is 128 MiB
-// by default (max_message_size). Attempt is known on quorum queues, where it
-// counts deliveries, and is 1 for the first delivery elsewhere. There is no
+// by default (max_message_size). What quorum queues count is deliveries, classic
+// ones nothing; handler starts are counted by the core, which pulls copies from
+// a retry queue (OpenPuller: one more channel). There is no
 // delay. A binding cannot be checked. Properties.Extra has no place on the wire
 // and is left out, as is an empty header table and priority 0, which Kombu
 // sends: its readers take them as given. A user id other than the connection's

@@ -29,6 +29,7 @@ type receiver struct {
 	settles chan struct{} // holds a token while settlements are being written
 	arrived chan struct{} // one token: there is something to receive
 	gone    chan struct{} // closed when the broker cancelled the consumer, or by Close
+	pulls   bool          // without a consumer: see pull.go
 
 	mu        sync.Mutex
 	err       error              // why gone is closed
@@ -64,22 +65,12 @@ func (s *session) OpenReceiver(ctx context.Context, cfg driver.ReceiverConfig) (
 	if cfg.Priority != 0 {
 		args = args.With("x-priority", cfg.Priority)
 	}
-	r := &receiver{
-		s: s, cfg: cfg, next: 1, name: cfg.Tag, limit: cfg.Prefetch,
-		change: make(chan struct{}, 1), settles: make(chan struct{}, 1),
-		arrived: make(chan struct{}, 1), gone: make(chan struct{}),
-	}
-	if r.name == "" {
-		r.name = "gombu-" + s.env.Owner + "-" + strconv.FormatUint(tagSequence.Add(1), 10)
-	}
+	r := s.newReceiver(cfg)
 	table, err := checked("consume", args, cfg.Queue, r.name+tagSuffixRoom)
 	if err != nil {
 		return nil, err
 	}
 	r.args = table
-	s.mu.Lock()
-	r.counted = s.kinds[cfg.Queue] == "quorum"
-	s.mu.Unlock()
 	_, err = s.open(ctx, "consume", cfg.Queue, func(c *channel) error {
 		r.ch = c
 		return r.start(cfg.Prefetch)
@@ -88,6 +79,21 @@ func (s *session) OpenReceiver(ctx context.Context, cfg driver.ReceiverConfig) (
 		return nil, err
 	}
 	return r, nil
+}
+
+func (s *session) newReceiver(cfg driver.ReceiverConfig) *receiver {
+	r := &receiver{
+		s: s, cfg: cfg, next: 1, name: cfg.Tag, limit: cfg.Prefetch,
+		change: make(chan struct{}, 1), settles: make(chan struct{}, 1),
+		arrived: make(chan struct{}, 1), gone: make(chan struct{}),
+	}
+	if r.name == "" {
+		r.name = "gombu-" + s.env.Owner + "-" + strconv.FormatUint(tagSequence.Add(1), 10)
+	}
+	s.mu.Lock()
+	r.counted = s.kinds[cfg.Queue] == "quorum"
+	s.mu.Unlock()
+	return r
 }
 
 func badPrefetch(queue string, n, least int) error {
@@ -210,6 +216,9 @@ func (r *receiver) arrive(in *driver.Incoming) {
 
 // Receive implements driver.Receiver.
 func (r *receiver) Receive(ctx context.Context, dst []driver.Incoming) (int, error) {
+	if r.pulls {
+		return r.pull(ctx, dst)
+	}
 	for {
 		if ctx.Err() != nil {
 			return 0, cause(ctx)
@@ -264,7 +273,7 @@ func (r *receiver) SetPrefetch(ctx context.Context, n int) error {
 	if n < 0 || n > math.MaxUint16 {
 		return badPrefetch(r.cfg.Queue, n, 0)
 	}
-	if err := r.failed(); err != nil {
+	if err := r.failed(); err != nil || r.pulls {
 		return err
 	}
 	return r.changing(ctx, "set prefetch", func() error {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/gombutest/proxy"
 )
 
 func numbered(queue string, n int) []driver.Outgoing {
@@ -423,7 +424,7 @@ func TestClaimsAfterTheSession(t *testing.T) {
 	s := connect(t, cfg)
 	r := openReceiver(t, s, driver.ReceiverConfig{Queue: q, Prefetch: 4})
 	in := receive(t, r, 2)
-	p.cut()
+	p.Cut()
 	<-s.Done()
 	wantKind(t, s.Err(), driver.ErrUnavailable)
 	n, err := r.Receive(testContext(t), make([]driver.Incoming, 1))
@@ -456,7 +457,7 @@ func TestReceiverCallsHonourContext(t *testing.T) {
 	s := connect(t, cfg)
 	q := queue(t, s, driver.Queue{})
 	r := openReceiver(t, s, driver.ReceiverConfig{Queue: q, Prefetch: 4})
-	flow := p.stall()
+	flow := hold(p, proxy.Up)
 	defer flow()
 	for name, call := range map[string]func(context.Context) error{
 		"receive":      func(ctx context.Context) error { _, err := r.Receive(ctx, make([]driver.Incoming, 1)); return err },

@@ -24,7 +24,8 @@
 //	delivery     at least once: claims of a closed session return to their places, in order
 //	order        first in, first out, per queue and priority; a requeued message takes its old place
 //	priority     high first, as RabbitMQ; ignored without x-max-priority
-//	attempts     deliveries are counted; a Release is not an attempt
+//	attempts     handler starts are counted; a Release, or a claim that was never started
+//	             after its first return, is none
 //	limits       expiration, x-message-ttl, x-expires, x-max-length, x-max-length-bytes with
 //	             x-overflow drop-head or reject-publish (ErrRefused)
 //	durability   none: all ends with the process

@@ -174,7 +174,8 @@ func (c *client) settle(r driver.Receiver, o driver.Outcome, in driver.Incoming)
 	}
 }
 
-// A requeue is an attempt, a release is none; both are redelivered.
+// What came back may have been started once; further starts are told by Begin.
+// A release is none; both are redelivered.
 func TestAttempts(t *testing.T) {
 	c := connect(t, New(Config{}))
 	c.declare(driver.Step{Queue: &driver.Queue{Name: "q"}})
@@ -183,10 +184,25 @@ func TestAttempts(t *testing.T) {
 	for i, step := range []struct {
 		outcome driver.Outcome
 		attempt int
-	}{{driver.Release, 1}, {driver.Requeue, 1}, {driver.Requeue, 2}, {driver.Release, 3}, {driver.Ack, 3}} {
+		begin   bool
+	}{
+		{driver.Release, 1, false},
+		{driver.Requeue, 1, false},
+		{driver.Requeue, 2, false},
+		{driver.Requeue, 2, true},
+		{driver.Release, 3, true},
+		{driver.Requeue, 4, false},
+		{driver.Ack, 4, false},
+	} {
 		in := c.receive(r)
 		if in.Attempt != step.attempt || in.Redelivered != (i > 0) {
 			t.Errorf("delivery %d: attempt %d, redelivered %v", i, in.Attempt, in.Redelivered)
+		}
+		if step.begin {
+			starts := []driver.Start{{Tag: in.Tag, Attempt: in.Attempt}}
+			if err := r.(driver.Counter).Begin(c.ctx, starts); err != nil || starts[0].Err != nil {
+				t.Fatal(err, starts[0].Err)
+			}
 		}
 		c.settle(r, step.outcome, in)
 	}

@@ -15,7 +15,7 @@ import (
 type item struct {
 	seq         uint64 // its place in the queue
 	expires     time.Time
-	deliveries  int // ended without success: a requeue, a session's end
+	starts      int // handler starts known; see session.Begin
 	priority    uint8
 	redelivered bool
 
@@ -179,8 +179,11 @@ func (it *item) fill(m *driver.Outgoing) {
 	it.props.Headers, it.props.Extra = virtual.CloneHeaders(m.Props.Headers), virtual.CloneHeaders(m.Props.Extra)
 	it.body = append(it.body[:0], m.Body...)
 	it.priority = m.Props.Priority
-	it.deliveries, it.redelivered = 0, false
+	it.starts, it.redelivered = 0, false
 }
+
+// started counts the first start, of which nobody told.
+func (it *item) started() { it.starts = max(it.starts, 1) }
 
 // read copies it out.
 func (it *item) read(in *driver.Incoming) {

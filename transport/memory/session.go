@@ -30,7 +30,7 @@ type claim struct {
 
 func (s *session) Info() virtual.Info {
 	return virtual.Info{Atomic: true, Inline: true, Queue: driver.QueueFeatures{
-		Requeue: true, Priority: true, Ordered: true, Counts: driver.CountDeliveries,
+		Requeue: true, Priority: true, Ordered: true, Counts: driver.CountStarts,
 	}}
 }
 
@@ -176,7 +176,7 @@ func (s *session) give(q *queue, it *item, noAck bool, c *virtual.Claim) {
 		c.Msg = &driver.Incoming{}
 	}
 	it.read(c.Msg)
-	c.Queue, c.Redelivered, c.Attempt = q.name, it.redelivered, it.deliveries+1
+	c.Queue, c.Redelivered, c.Attempt = q.name, it.redelivered, it.starts+1
 	if noAck {
 		s.b.recycle(it)
 		return
@@ -200,17 +200,25 @@ func (s *session) hold(q *queue, it *item) driver.Tag {
 	return driver.Tag{ID: uint64(h.uses)<<32 | uint64(i)}
 }
 
-// end frees a claim and returns what it held; nil when it is no claim of ours.
-func (s *session) end(t driver.Tag) (*item, *queue) {
+// claimed is the claim of a tag; nil when it is none of ours.
+func (s *session) claimed(t driver.Tag) *claim {
 	i := uint32(t.ID)
 	if int(i) >= len(s.held) || s.held[i].it == nil || s.held[i].uses != uint32(t.ID>>32) {
+		return nil
+	}
+	return &s.held[i]
+}
+
+// end frees a claim and returns what it held; nil when it is no claim of ours.
+func (s *session) end(t driver.Tag) (*item, *queue) {
+	h := s.claimed(t)
+	if h == nil {
 		return nil, nil
 	}
-	h := &s.held[i]
 	it, q := h.it, h.q
 	h.it, h.q = nil, nil
 	q.claimed--
-	s.unused = append(s.unused, i)
+	s.unused = append(s.unused, uint32(t.ID))
 	return it, q
 }
 
@@ -236,7 +244,7 @@ func (s *session) Settle(_ context.Context, settlements []virtual.Settlement) er
 		}
 		switch st.Outcome {
 		case driver.Requeue:
-			it.deliveries++
+			it.started()
 			s.b.restore(q, it)
 		case driver.Release:
 			s.b.restore(q, it)
@@ -277,11 +285,27 @@ func (s *session) move(st *virtual.Settlement) error {
 			it.props.Headers = it.props.Headers.With(h.Key, h.Value)
 		}
 	}
-	it.expires = to.expiry(it.props.Expiration)
-	it.redelivered, it.deliveries = false, 0
+	it.expires = to.expiry(0) // its own was for the queue that it leaves
+	it.redelivered, it.starts = false, 0
 	to.add(it)
 	s.b.trim(to)
 	s.b.wake(to)
+	return nil
+}
+
+// Begin notes handler starts. The first one of a message is not noted before
+// it: what comes back without a note counts as started once.
+func (s *session) Begin(_ context.Context, starts []driver.Start) error {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	for i := range starts {
+		h := s.claimed(starts[i].Tag)
+		if h == nil {
+			starts[i].Err = &driver.Error{Op: "begin", Transport: Scheme, Kind: driver.ErrLeaseLost}
+			continue
+		}
+		h.it.starts = max(h.it.starts, starts[i].Attempt)
+	}
 	return nil
 }
 
@@ -296,7 +320,7 @@ func (s *session) Close(context.Context) error {
 			continue
 		}
 		it, q := s.end(driver.Tag{ID: uint64(h.uses)<<32 | uint64(i)})
-		it.deliveries++
+		it.started()
 		s.b.restore(q, it)
 	}
 	return nil

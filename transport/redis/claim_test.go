@@ -88,14 +88,14 @@ func TestRejectDropsVerbatimMoves(tt *testing.T) {
 	t.pushItems(s, []virtual.Item{{Queue: "q", Raw: []byte("\x00no envelope\xff")}, {Queue: "q", Raw: []byte("b")}, {Queue: "q", Raw: []byte("c")}})
 	got := t.claim(s, 3, "q")
 	st := []virtual.Settlement{
-		{Settlement: driver.Settlement{Tag: got[0].Tag}, Verbatim: "gombu.undecodable.q"},
+		{Settlement: driver.Settlement{Tag: got[0].Tag}, Verbatim: "gombu.dead.q"},
 		{Settlement: driver.Settlement{Tag: got[1].Tag, Outcome: driver.Reject}},
 		{Settlement: driver.Settlement{Tag: got[2].Tag}, Put: []virtual.Item{{Queue: "dead", Priority: 7, Raw: []byte("C")}, {Queue: "dead", Raw: []byte("D")}}},
 	}
 	if err := s.Settle(soon(t), st); err != nil || st[0].Err != nil || st[1].Err != nil || st[2].Err != nil {
 		t.Fatal(err, st)
 	}
-	want(t, "parked", strings.Join(t.list("gombu.undecodable.q"), " "), "\x00no envelope\xff")
+	want(t, "parked", strings.Join(t.list("gombu.dead.q"), " "), "\x00no envelope\xff")
 	want(t, "put", strings.Join(t.list("dead\x06\x166"), " ")+strings.Join(t.list("dead"), " "), "CD")
 	want(t, "ready", t.ready("q"), "")
 }

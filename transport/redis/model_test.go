@@ -173,7 +173,18 @@ func (m *model) wild() {
 	case 5:
 		m.mirror(o)
 	case 6: // paused for longer than its lease: it wakes and goes on
+		if m.rnd.IntN(2) == 0 {
+			m.mirror(o)
+		}
 		m.do("DEL", aliveKey+o.env.Owner)
+		switch m.rnd.IntN(3) {
+		case 0: // taken over meanwhile
+			m.reap()
+			m.claimSome(o, false)
+		case 1:
+			m.reapPartly()
+			m.relink(o)
+		}
 	case 7:
 		if m.rnd.IntN(3) == 0 {
 			m.do("DEL", aliveKey+o.env.Owner)
@@ -388,7 +399,7 @@ func (m *model) reapPartly() {
 		forget := []string{k.alive(owner), k.owners(), k.ledger(owner)}
 		for _, list := range append(k.lists("q0"), k.lists("q1")...) {
 			forget = append(forget, k.own(owner, list))
-			if m.rnd.IntN(2) == 0 {
+			for range m.rnd.IntN(4) {
 				m.reaper.script(reapScript, []string{k.alive(owner), k.ledger(owner), k.own(owner, list), list, k.unacked, k.index},
 					[]string{owner, list, tombstone(owner), "1", "1", "2"})
 			}

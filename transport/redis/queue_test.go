@@ -67,7 +67,7 @@ func TestNamesOfOtherKeysAreRefused(tt *testing.T) {
 		_, err := s.Stat(soon(t), name)
 		wantKind(t, name, err, driver.ErrInvalid)
 	}
-	if err := s.Create(soon(t), &driver.Queue{Name: "gombu.undecodable.q"}); err != nil {
+	if err := s.Create(soon(t), &driver.Queue{Name: "gombu.dead.q"}); err != nil {
 		t.Fatal(err)
 	}
 }

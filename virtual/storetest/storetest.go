@@ -30,7 +30,7 @@ type Harness struct {
 func Run(t *testing.T, h Harness) {
 	for name, run := range map[string]func(*kit){
 		"Queues": queues, "ClaimBounds": claimBounds, "ClaimWaits": claimWaits, "ClaimOrder": claimOrder, "Settle": settle, "CloseGivesBack": closeGivesBack,
-		"ReleaseInOrder": releaseInOrder, "Put": put, "Verbatim": verbatim, "NoAck": noAck, "NothingIsKept": nothingKept,
+		"ReleaseInOrder": releaseInOrder, "Begin": begin, "Put": put, "Verbatim": verbatim, "NoAck": noAck, "NothingIsKept": nothingKept,
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
@@ -278,6 +278,38 @@ func releaseInOrder(k *kit) {
 	claims := k.claim(k.Store, 4, q)
 	k.mustEnd(k.Store, driver.Release, claims...)
 	k.want(k.claim(k.Store, 6, q), "0", "1", "2", "3", "4", "5")
+}
+
+// begin: a start is counted for a claim of ours, and for no other.
+func begin(k *kit) {
+	counter, ok := k.Store.(driver.Counter)
+	if !ok {
+		k.Skip("the store does not count starts")
+	}
+	if k.info.Queue.Counts != driver.CountStarts {
+		k.Error("a Counter whose queues do not count starts")
+	}
+	q := k.queue()
+	k.push(q, "counted")
+	claims := k.claim(k.Store, 1, q)
+	starts := []driver.Start{{Tag: claims[0].Tag, Attempt: 2}, {Tag: driver.Tag{ID: 1 << 61}, Attempt: 2}}
+	k.must(counter.Begin(k.ctx, starts))
+	k.must(starts[0].Err)
+	if !errors.Is(starts[1].Err, driver.ErrLeaseLost) {
+		k.Errorf("a start without a claim: %v", starts[1].Err)
+	}
+	k.mustEnd(k.Store, driver.Requeue, claims...)
+	again := k.claim(k.Store, 1, q)
+	k.want(again, "counted")
+	if !k.info.Bytes && again[0].Attempt != 3 { // else the envelope says
+		k.Errorf("attempt %d after the second start", again[0].Attempt)
+	}
+	k.mustEnd(k.Store, driver.Ack, again...)
+	starts = starts[:1]
+	starts[0].Err = nil
+	if k.must(counter.Begin(k.ctx, starts)); !errors.Is(starts[0].Err, driver.ErrLeaseLost) {
+		k.Errorf("a start after the claim's end: %v", starts[0].Err)
+	}
 }
 
 func put(k *kit) {
