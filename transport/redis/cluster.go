@@ -76,6 +76,9 @@ func connectCluster(ctx context.Context, cfg *Config, env driver.Env) (*cluster,
 		c.wg.Go(func() { c.atlas.run(c.ctx, c.moved) })
 		_, err = c.node(ctx, 0)
 	}
+	if err == nil && env.Role != driver.Publish {
+		c.wg.Go(c.mend)
+	}
 	if err != nil {
 		c.cancel(err)
 		c.wg.Wait()

@@ -19,12 +19,12 @@ func (c *cluster) Create(_ context.Context, q *driver.Queue) error {
 // Drop removes the queue's bindings from every exchange that this session has
 // bound or routed, and then its lists: a step for each.
 func (c *cluster) Drop(ctx context.Context, queue string) error {
-	for _, ex := range c.cfg.known.forget(queue) {
+	for _, ex := range c.cfg.known.forget(queue, c.cfg.Sep) {
 		_, err := at(ctx, c, ex, func(s *store) (struct{}, error) {
 			return call(ctx, s, "delete", driver.ErrUncertain, func() (struct{}, error) {
 				cmds, err := s.unbinding(ex, queue)
-				for _, cmd := range cmds {
-					err = s.link.client.Do(s.ctx, cmd).Error()
+				if len(cmds) > 0 {
+					_, err = s.multi(cmds...)
 				}
 				return struct{}{}, err
 			}, nil)

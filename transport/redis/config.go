@@ -133,7 +133,7 @@ func (c Config) withDefaults() (*Config, error) {
 	span(&c.VisibilityTimeout, time.Hour)
 	span(&c.RestoreInterval, time.Second)
 	span(&c.Lease, 30*time.Second)
-	c.known = &entities{queues: map[string]declared{}, bound: map[string]struct{}{}}
+	c.known = &entities{queues: map[string]declared{}, bound: map[string]struct{}{}, mine: map[string]map[string]struct{}{}}
 	return &c, c.check()
 }
 

@@ -112,6 +112,7 @@ func TestAClaimHeldForEverIsSetAside(tt *testing.T) {
 	}
 	want(t, "mirrored", t.number("HLEN", "unacked"), 5)
 	t.do("HDEL", "unacked", s.env.Owner+":q:4")
+	t.do("ZREM", "unacked_index", s.env.Owner+":q:4")
 	wantKind(t, "what Python took", t.settle(s, driver.Ack, held[3])[0], driver.ErrLeaseLost)
 	t.mustSettle(s, driver.Requeue, held[4])
 	_, _, err := s.strays(s.own["q"])

@@ -30,6 +30,7 @@ type tickReport struct {
 	gen      int    // of the connection that heard it
 	overdue  int64  // entries of Kombu's unacked
 	due      string // the latest score that is overdue
+	stray    int64  // whether there may be owners that nobody names, see tick.lua
 	suspects []suspect
 }
 
@@ -135,7 +136,7 @@ func (s *store) tickSome(work []mirrored) (tickReport, error) {
 		return tickReport{}, s.fenced()
 	}
 	list, err := answer.ToArray()
-	if err != nil || len(list) < 2 {
+	if err != nil || len(list) < 3 {
 		return tickReport{}, cmp.Or(err, errShort)
 	}
 	s.renewed(sent)
@@ -147,7 +148,8 @@ func (s *store) tickSome(work []mirrored) (tickReport, error) {
 	r := tickReport{at: time.Now(), gen: s.gen}
 	r.overdue, _ = list[0].AsInt64()
 	r.due, _ = list[1].ToString()
-	for i := 2; i+1 < len(list); i += 2 {
+	r.stray, _ = list[2].AsInt64()
+	for i := 3; i+1 < len(list); i += 2 {
 		owner, _ := list[i].ToString()
 		last, _ := list[i+1].ToString()
 		if owner != s.env.Owner {

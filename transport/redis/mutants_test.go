@@ -24,7 +24,7 @@ func TestModelCatchesMutants(tt *testing.T) {
 		{"settle that does again what was done", settleLua, "ours = text ~= ARGV[3]", "ours = true", &settleScript, 0},
 		{"settle that loses what it should set aside", settleLua, "redis.call('HSET', KEYS[2], 'p:' .. string.format('%.0f', base + 1) .. ':' .. ARGV[2], text)", "", &settleScript, 0},
 		{"settle that keeps what was set aside", settleLua, "if aside then redis.call('HDEL', KEYS[2], 'p' .. name) end", "", &settleScript, 0},
-		{"reap where the mirror does not decide", reapLua, "ours = redis.call('HDEL', KEYS[5], id) == 1 and ours", "redis.call('HDEL', KEYS[5], id)", &reapScript, 0},
+		{"reap where the mirror does not decide", reapLua, "ours = (redis.call('HDEL', KEYS[5], id) == 1 or indexed) and ours", "redis.call('HDEL', KEYS[5], id)", &reapScript, 0},
 		{"reap that leaves the mark", reapLua, "if mark > base + left then", "if false then", &reapScript, 0},
 		{"reap of settled claims", reapLua, "local ours = text ~= ARGV[3]", "local ours = true", &reapScript, 0},
 		{"reap that forgets what was set aside", reapLua, "if list == ARGV[2] then", "if false then", &reapScript, 0},

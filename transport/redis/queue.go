@@ -46,10 +46,11 @@ func (e *entities) create(k *keys, q *driver.Queue) error {
 
 // forget is told that a queue is deleted, and returns the exchanges that it may
 // be bound to.
-func (e *entities) forget(queue string) (exchanges []string) {
+func (e *entities) forget(queue, sep string) (exchanges []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.queues, queue)
+	e.loseQueue(queue, sep)
 	return slices.Collect(maps.Keys(e.bound))
 }
 
@@ -59,7 +60,7 @@ func (s *store) Drop(ctx context.Context, queue string) error {
 	if err := s.keys.checkQueue("delete", queue); err != nil {
 		return err
 	}
-	exchanges := s.cfg.known.forget(queue)
+	exchanges := s.cfg.known.forget(queue, s.keys.sep)
 	if s.keys.cluster {
 		exchanges = nil // they are at other nodes, see cluster.Drop
 	}
@@ -89,7 +90,7 @@ func (s *store) unbinding(exchange, queue string) ([]rueidis.Completed, error) {
 	if err != nil || len(members) == 0 {
 		return nil, err
 	}
-	return []rueidis.Completed{s.command(append([]string{"SREM", s.keys.bindings(exchange)}, members...)...)}, nil
+	return s.rebinding("SREM", exchange, members...), nil
 }
 
 // Purge drops what is ready on all the queue's lists.

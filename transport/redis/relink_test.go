@@ -98,6 +98,7 @@ func TestAnswersThatAreLost(tt *testing.T) {
 	t.push(s, "out", "x")
 	got := t.claim(s, 3, "q")
 	t.do("HDEL", "unacked", s.env.Owner+":q:3") // Kombu's sweep took it
+	t.do("ZREM", "unacked_index", s.env.Owner+":q:3")
 	own := ownKey + s.env.Owner + ":q"
 	lose := func(what string, seen func() bool, call func()) {
 		t.Helper()

@@ -31,6 +31,8 @@ var (
 	restoreLua string
 	//go:embed unlock.lua
 	unlockLua string
+	//go:embed mend.lua
+	mendLua string
 
 	settleScript   = rueidis.NewLuaScript(settleLua)
 	beginScript    = rueidis.NewLuaScript(beginLua)
@@ -43,6 +45,7 @@ var (
 	forgetScript   = rueidis.NewLuaScript(forgetLua)
 	restoreScript  = rueidis.NewLuaScript(restoreLua)
 	unlockScript   = rueidis.NewLuaScript(unlockLua)
+	mendScript     = rueidis.NewLuaScript(mendLua)
 )
 
 // script runs one a script under the session's context; for use inside call.

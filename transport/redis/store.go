@@ -39,11 +39,12 @@ type store struct {
 	gone   chan struct{}  // closed when Close is done
 	loops  sync.WaitGroup // those two
 
-	track  tracker
-	fanout fanout
-	ticked chan tickReport // from beat to sweeper, newest only
-	broken chan struct{}   // capacity 1: beat is to relink
-	astray atomic.Bool     // there may be claims in own lists that are not open here
+	track    tracker
+	fanout   fanout
+	ticked   chan tickReport // from beat to sweeper, newest only
+	broken   chan struct{}   // capacity 1: beat is to relink
+	unlisted atomic.Bool     // this owner was put back into owners by a claim
+	astray   atomic.Bool     // there may be claims in own lists that are not open here
 
 	born time.Time
 	good atomic.Int64 // since born, when the last good heartbeat was sent
@@ -57,6 +58,7 @@ type store struct {
 	closed  bool                // Close was called
 	own     map[string]*ownList // by source list
 	warned  map[string]bool
+	found   map[string][]string // by owner, lists that a search has found
 	keepers map[*keeper]struct{}
 }
 
@@ -65,7 +67,8 @@ type store struct {
 type entities struct {
 	mu     sync.Mutex
 	queues map[string]declared
-	bound  map[string]struct{} // exchanges whose bindings were seen, at most maxKnown
+	bound  map[string]struct{}            // exchanges whose bindings were seen, at most maxKnown
+	mine   map[string]map[string]struct{} // members that were bound here, by exchange
 }
 
 // declared is what Create was told of a queue.
