@@ -265,8 +265,9 @@ func (c *cluster) open(ctx context.Context, all map[string]*opening, name string
 		cancel(nil)
 		o.s, o.err = s, err
 		close(o.ready)
-		if err == nil && c.Err() != nil {
+		if err == nil && c.Err() != nil { // Close may not have seen it
 			s.end(c.Err())
+			_ = s.Close(ctx)
 		}
 	}
 	select {

@@ -2,10 +2,13 @@ package redis
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +17,8 @@ import (
 	"github.com/gombu/gombu"
 	"github.com/gombu/gombu/driver"
 	"github.com/gombu/gombu/driver/dsn"
+	"github.com/gombu/gombu/virtual"
+	"github.com/gombu/gombu/wire/kombu"
 )
 
 func TestSlots(t *testing.T) {
@@ -263,4 +268,64 @@ func TestClusterSlotMigration(t *testing.T) {
 	if n := f.lost.Load(); n > 0 {
 		t.Errorf("%d sessions were lost", n)
 	}
+}
+
+// A publish to two queues is a push for each slot. Cut in the middle it says
+// which of them it reached.
+func TestClusterPublishIsTorn(t *testing.T) {
+	set := startCluster(t)
+	queues := set.queuesAt(0, 1)
+	c := openConn(t, set.url(t, ""), &gombu.Config{Log: slog.New(slog.DiscardHandler)})
+	p := c.Producer(&gombu.ProducerConfig{Exchange: "ex", Key: "k", Declare: &gombu.Topology{
+		Exchanges: []gombu.Exchange{{Name: "ex", Type: gombu.Direct}},
+		Queues:    []gombu.Queue{{Name: queues[0]}, {Name: queues[1]}},
+		Bindings:  []gombu.Binding{{Exchange: "ex", Queue: queues[0], Key: "k"}, {Exchange: "ex", Queue: queues[1], Key: "k"}},
+	}})
+	if err := p.Publish(soon(t), &gombu.Message{Body: []byte("both")}); err != nil {
+		t.Fatal(err)
+	}
+	if int(slotOf("ex"))*3/16384 == 1 {
+		t.Fatal("the bindings lie at the node that is to be stopped: name the exchange otherwise")
+	}
+	pause(t, set.servers[1])
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	err := p.Publish(ctx, &gombu.Message{Body: []byte("torn")})
+	wantKind(t, "torn", err, gombu.ErrUncertain)
+	if says := "it reached " + queues[0] + ", and not for certain " + queues[1]; !strings.Contains(err.Error(), says) {
+		t.Fatalf("%v: want it to say %q", err, says)
+	}
+	if err := p.Publish(ctx, &gombu.Message{Body: []byte("both again")}); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"both torn both again", "both both again"} {
+		m, err := ask(set.servers[set.owner(set.servers[0], queues[i])].addr, "LRANGE", "{"+queues[i]+"}", "0", "-1")
+		texts, _ := m.AsStrSlice()
+		slices.Reverse(texts)
+		for n := range texts {
+			var in driver.Incoming
+			if kombu.Decode([]byte(texts[n]), &in) == nil {
+				texts[n] = string(in.Body)
+			}
+		}
+		if got := strings.Join(texts, " "); err != nil || got != want {
+			t.Errorf("%s: have %q, %v, want %q", queues[i], got, err, want)
+		}
+	}
+}
+
+// Whose bytes reached nobody, and whose everybody, is not torn.
+func TestTorn(t *testing.T) {
+	fail := &driver.Error{Kind: driver.ErrNotSent}
+	a, b, c := &driver.Outgoing{}, &driver.Outgoing{}, &driver.Outgoing{}
+	items := []virtual.Item{{Queue: "1", Msg: a}, {Queue: "2", Msg: a, Err: fail}, {Queue: "3", Msg: a}, {Queue: "1", Msg: b, Err: fail}, {Queue: "2", Msg: b, Err: fail}, {Queue: "1", Msg: c}}
+	torn(items)
+	wantKind(t, "torn", items[1].Err, driver.ErrUncertain)
+	if !strings.Contains(items[1].Err.Error(), "it reached 1, 3, and not for certain 2") {
+		t.Fatal(items[1].Err)
+	}
+	for _, i := range []int{0, 2, 5} {
+		wantKind(t, "reached", items[i].Err, nil)
+	}
+	want(t, "nowhere", items[3].Err == error(fail) && items[4].Err == error(fail), true)
 }

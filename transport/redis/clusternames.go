@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 
@@ -186,6 +187,7 @@ func (k *clusterKeeper) at(ctx context.Context, s *store) (*nodeKeeper, error) {
 	k.mu.Lock()
 	n := k.all[s]
 	if n == nil {
+		maps.DeleteFunc(k.all, func(s *store, _ *nodeKeeper) bool { return s.Err() != nil })
 		n = &nodeKeeper{turn: make(chan struct{}, 1)}
 		k.all[s] = n
 	}
@@ -225,9 +227,10 @@ func (k *clusterKeeper) Push(ctx context.Context, items []virtual.Item) error {
 // Close closes all of them.
 func (k *clusterKeeper) Close(ctx context.Context) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	all := slices.Collect(maps.Values(k.all))
+	k.mu.Unlock()
 	var errs []error
-	for _, n := range k.all {
+	for _, n := range all {
 		if n.kept != nil {
 			errs = append(errs, n.kept.Close(ctx))
 		}
