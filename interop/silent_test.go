@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,9 @@ type crowd struct {
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
 }
+
+// sentByCrowds is how many messages the crowds' ledgers have on account.
+var sentByCrowds atomic.Int64
 
 // crowded starts a crowd that goes through url: for each queue a consumer and a
 // producer, all on one Conn.
@@ -69,6 +73,7 @@ func (c *crowd) publish(ctx context.Context, producer int, queue string) {
 		id := ledger.ID{Producer: producer, Seq: seq}
 		c.quiet.Lock()
 		c.led.Sent(id)
+		sentByCrowds.Add(1)
 		one, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		c.led.Outcome(id, p.Publish(one, &gombu.Message{Queue: queue, Body: []byte(id.String())}))
 		cancel()

@@ -56,6 +56,7 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 		s.cancel(err)
 		return nil, err
 	}
+	s.build = s.link.client.B()
 	s.fanout.init(s)
 	first := s.link
 	first.watch(func(err error) { s.lostLink(first, err) })

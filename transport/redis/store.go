@@ -18,12 +18,13 @@ import (
 // over), one per fan-out subscription and two for its connection's ping; Close
 // waits for all of them.
 type store struct {
-	cfg  *Config
-	keys keys
-	env  driver.Env
-	link *link  // another one after relink, which holds all slots then; elsewhere read under mu
-	run  string // the server's run id and our client id there, what the alive key says; changes with link
-	gen  int    // connections so far, beat's own
+	cfg   *Config
+	keys  keys
+	env   driver.Env
+	build rueidis.Builder // of commands, whatever connection they go over
+	link  *link           // another one after relink, which holds all slots then; elsewhere read under mu
+	run   string          // the server's run id and our client id there, what the alive key says; changes with link
+	gen   int             // connections so far, beat's own
 
 	longest int  // settled positions of an own list, beside twice what is open
 	claims  bool // it consumes: an owner with a heartbeat
@@ -252,7 +253,7 @@ func (s *store) notSent(op string) error {
 
 // command builds one command; keys have their prefix already.
 func (s *store) command(args ...string) rueidis.Completed {
-	return s.link.client.B().Arbitrary(args...).Build()
+	return s.build.Arbitrary(args...).Build()
 }
 
 // multi runs commands in one transaction and returns what each answered. Under
