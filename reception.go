@@ -245,7 +245,7 @@ func (rec *reception) settleAll(ds []*Delivery, o driver.Outcome) {
 	batch := make([]driver.Settlement, 0, len(ds))
 	for _, d := range ds {
 		if d.claim(stRequeued) {
-			batch = append(batch, driver.Settlement{Tag: d.tag, Outcome: o})
+			batch = append(batch, driver.Settlement{Tag: d.tag, Outcome: d.given(o)})
 		}
 	}
 	err := rec.rx.Settle(rec.src.run.life, batch)
@@ -255,6 +255,15 @@ func (rec *reception) settleAll(ds []*Delivery, o driver.Outcome) {
 		}
 	}
 	rec.gave(len(batch))
+}
+
+// given is o, unless d had an attempt here already, which waits for the next one
+// under the same claim: the store must hear of that.
+func (d *Delivery) given(o driver.Outcome) driver.Outcome {
+	if d.ended {
+		return driver.Requeue
+	}
+	return o
 }
 
 // flushed returns when the settler has nothing left to do, or with ctx.

@@ -279,7 +279,7 @@ var errUnstarted = errors.New("not begun")
 // rest, in order; once the rest has gone back, d goes too: it comes before them.
 func (r *run) unstarted(d *Delivery) {
 	if !r.jobs.putBack(d) {
-		r.settle(d, stRequeued, driver.Release, 0)
+		r.settle(d, stRequeued, d.given(driver.Release), 0)
 	}
 }
 
