@@ -260,6 +260,7 @@ type fakeSender struct {
 	c    *fakeConn
 	mu   sync.Mutex
 	line []driver.Receipt
+	over bool // the last receipt was given: nothing more is taken
 	more chan struct{}
 }
 
@@ -282,6 +283,11 @@ func (s *fakeSender) accept(batch []driver.Outgoing) (int, error) {
 	for i := range batch {
 		o := &batch[i]
 		r := driver.Receipt{Seq: o.Seq}
+		s.mu.Lock()
+		if s.over {
+			s.mu.Unlock()
+			return i, s.c.Err()
+		}
 		f.mu.Lock()
 		_, known := f.queues[o.Key]
 		switch {
@@ -297,7 +303,6 @@ func (s *fakeSender) accept(batch []driver.Outgoing) (int, error) {
 		}
 		swallowed := f.swallow
 		f.mu.Unlock()
-		s.mu.Lock()
 		s.line = append(s.line, r)
 		s.mu.Unlock()
 		if !swallowed {
@@ -320,6 +325,7 @@ func (s *fakeSender) Outcomes(ctx context.Context, dst []driver.Receipt) (int, e
 			s.line = s.line[1:]
 			n++
 		}
+		s.over = dead != nil && len(s.line) == 0 && n == 0
 		s.mu.Unlock()
 		if n > 0 {
 			return n, wait(ctx, s.c.f.latency)
