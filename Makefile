@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help test race bench lint tidy format api fuzz up down demo
+.PHONY: help test race bench lint tidy format api fuzz torture up down demo
 
 help: ## this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t12
@@ -27,6 +27,9 @@ api: ## write the exported API to api/*.txt
 
 fuzz: ## a minute of each fuzz target
 	./scripts/fuzz 1m
+
+torture: ## every fault on every broker, 40 minutes, into docs/guarantees.md
+	./scripts/torture full
 
 up: ## start the servers that the tests need
 	./scripts/install && ./scripts/services start

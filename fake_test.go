@@ -1,6 +1,7 @@
 package gombu_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ type fake struct {
 	unsent   bool              // and it is known that they were not sent
 	refuse   func(o *driver.Outgoing) error
 	apply    func(st *driver.Step) error
+	hung     string // the queue whose declaration gets no answer
 	dials    int
 	queues   map[string][]driver.Incoming
 	declared []string
@@ -201,6 +203,16 @@ func (c *fakeConn) Apply(ctx context.Context, steps []driver.Step) error {
 	defer c.f.mu.Unlock()
 	for i := range steps {
 		st := &steps[i]
+		if c.f.hung != "" && st.Queue != nil && st.Queue.Name == c.f.hung {
+			c.f.mu.Unlock()
+			select {
+			case <-ctx.Done():
+			case <-c.done:
+			}
+			err := cmp.Or(context.Cause(ctx), c.Err())
+			c.f.mu.Lock()
+			return err
+		}
 		if c.f.apply != nil {
 			if st.Err = c.f.apply(st); st.Err != nil {
 				continue

@@ -47,20 +47,21 @@ func (rec *reception) forward(d *Delivery) {
 func (rec *reception) mover() {
 	s := rec.src
 	for {
+		rec.mu.Lock()
+		rec.moving = len(rec.moves) > 0
+		more := rec.moving
+		rec.mu.Unlock()
+		if !more {
+			return
+		}
 		s.moving <- struct{}{}
 		rec.mu.Lock()
 		ds := rec.moves
 		rec.moves = nil
-		rec.moving = len(ds) > 0
 		rec.mu.Unlock()
-		if len(ds) > 0 {
-			rec.moveAll(ds)
-		}
+		rec.moveAll(ds)
 		<-s.moving
-		if len(ds) == 0 {
-			return
-		}
-		s.nudge()
+		s.nudge() // whoever came for a copy meanwhile went without
 	}
 }
 

@@ -297,9 +297,10 @@ func final(err error) bool {
 	return errors.Is(err, ErrDenied) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrUnsupported)
 }
 
-// replayTimeout bounds putting the topology back; what it cuts off is repaired
-// while the session is in use.
-const replayTimeout = 30 * time.Second
+// replayTimeout bounds putting the topology back, since everybody waits for it;
+// what it cuts off is repaired while the session is in use, and each entity then
+// has as long.
+const replayTimeout = 5 * time.Second
 
 // dial opens one session and puts back what was declared.
 func (l *link) dial(ctx context.Context) (*session, error) {

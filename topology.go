@@ -429,7 +429,12 @@ func (t *topology) apply(ctx context.Context, s *session, failedOnly bool) {
 		return
 	}
 	real := s.translate(steps)
-	err := s.Apply(ctx, real)
+	var err error
+	if failedOnly {
+		s.applyEach(ctx, real)
+	} else {
+		err = s.Apply(ctx, real)
+	}
 	t.mu.Lock()
 	for i, e := range entries {
 		if e.err = real[i].Err; e.err == nil {
@@ -450,6 +455,17 @@ func (t *topology) apply(ctx context.Context, s *session, failedOnly bool) {
 	select {
 	case t.nudge <- struct{}{}:
 	default:
+	}
+}
+
+// applyEach applies steps one at a time: one that the broker does not answer
+// takes no other's time.
+func (s *session) applyEach(ctx context.Context, steps []driver.Step) {
+	for i := range steps {
+		one, cancel := context.WithTimeout(ctx, replayTimeout)
+		err := s.Apply(one, steps[i:i+1])
+		cancel()
+		steps[i].Err = cmp.Or(steps[i].Err, err)
 	}
 }
 

@@ -22,7 +22,9 @@ import (
 // A Connector opens sessions with one broker. It dials nothing by itself and
 // is safe for use by several goroutines.
 type Connector interface {
-	// Connect opens one session, which never reconnects. It fails with
+	// Connect opens one session, which is never revived once it is over: a
+	// transport that connects again inside of one keeps every claim and settle
+	// good meanwhile. It fails with
 	// ErrDenied (credentials), ErrNotFound (virtual host) or ErrInvalid when
 	// trying again cannot help, else with ErrUnavailable.
 	Connect(ctx context.Context, env Env) (Conn, error)

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/gombu/gombu"
-	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/gombutest/proxy"
 )
 
 // A call ends by its deadline + 100 ms. Here deadline and slack have five times
@@ -20,139 +20,18 @@ const (
 	room     = 5*(deadline+100*time.Millisecond) - deadline
 )
 
-// blackHole dials sockets that can be made to swallow: writes and reads block.
-type blackHole struct {
-	mu   sync.Mutex
-	gate chan struct{} // closed: traffic flows
-}
-
-func newBlackHole() *blackHole {
-	b := &blackHole{gate: make(chan struct{})}
-	close(b.gate)
-	return b
-}
-
-func (b *blackHole) open() chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.gate
-}
-
-func (b *blackHole) swallow() (flow func()) {
-	gate := make(chan struct{})
-	b.mu.Lock()
-	b.gate = gate
-	b.mu.Unlock()
-	return sync.OnceFunc(func() { close(gate) })
-}
-
-func (b *blackHole) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	select {
-	case <-b.open():
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	var d net.Dialer
-	c, err := d.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	return &holeConn{Conn: c, b: b, closed: make(chan struct{})}, nil
-}
-
-// holeConn honours its deadlines also while it swallows, as a socket does.
-type holeConn struct {
-	net.Conn
-	b      *blackHole
-	once   sync.Once
-	closed chan struct{}
-
-	mu          sync.Mutex
-	read, write time.Time
-}
-
-func (c *holeConn) wait(deadline *time.Time) error {
-	for {
-		c.mu.Lock()
-		at := *deadline
-		c.mu.Unlock()
-		var timeout <-chan time.Time
-		if !at.IsZero() {
-			t := time.NewTimer(time.Until(at))
-			defer t.Stop()
-			timeout = t.C
-		}
-		poll := time.NewTimer(20 * time.Millisecond) // a deadline may be set meanwhile
-		select {
-		case <-c.b.open():
-			poll.Stop()
-			return nil
-		case <-c.closed:
-			poll.Stop()
-			return net.ErrClosed
-		case <-timeout:
-			poll.Stop()
-			return timeoutError{}
-		case <-poll.C:
-		}
-	}
-}
-
-type timeoutError struct{}
-
-func (timeoutError) Error() string   { return "i/o timeout" }
-func (timeoutError) Timeout() bool   { return true }
-func (timeoutError) Temporary() bool { return true }
-
-func (c *holeConn) Write(p []byte) (int, error) {
-	if err := c.wait(&c.write); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
-}
-
-func (c *holeConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if werr := c.wait(&c.read); werr != nil {
-		return 0, werr
-	}
-	return n, err
-}
-
-func (c *holeConn) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
-}
-
-func (c *holeConn) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	c.read = t
-	c.mu.Unlock()
-	return c.Conn.SetReadDeadline(t)
-}
-
-func (c *holeConn) SetWriteDeadline(t time.Time) error {
-	c.mu.Lock()
-	c.write = t
-	c.mu.Unlock()
-	return c.Conn.SetWriteDeadline(t)
-}
-
-func (c *holeConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
-	return c.Conn.Close()
-}
-
 // With a network that swallows packets every call ends by its deadline, with an
 // error that is its cause and says what is known; so does closing.
 func TestNoCallOutlivesItsContext(t *testing.T) {
 	each(t, func(t *testing.T, b broker) {
-		hole := newBlackHole()
-		conn, err := gombu.Open(b.url, &gombu.Config{Grace: time.Second, Dial: driver.DialConfig{Dial: hole.dial}})
+		direct := b
+		b, hole := through(t, b)
+		conn, err := gombu.Open(b.url, &gombu.Config{Grace: time.Second})
 		must(t, err)
 		q := name(t, "q")
 		topo := gombu.Topology{Queues: []gombu.Queue{{Name: q}}}
 		must(t, conn.Declare(t.Context(), topo))
-		drop(t, b, topo)
+		drop(t, direct, topo)
 		must(t, conn.Producer(nil).Publish(t.Context(), &gombu.Message{Queue: q, Value: 1}))
 		run, stop := context.WithCancel(t.Context())
 		defer stop()
@@ -165,8 +44,7 @@ func TestNoCallOutlivesItsContext(t *testing.T) {
 			})
 		}()
 		d := <-got
-		flow := hole.swallow()
-		defer flow()
+		hole.Hold(proxy.Both)
 		calls := map[string]func(context.Context) error{
 			"publish": func(ctx context.Context) error {
 				return conn.Producer(nil).Publish(ctx, &gombu.Message{Queue: q, Value: 2})

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"github.com/gombu/gombu"
+	"github.com/gombu/gombu/internal/leak"
 	_ "github.com/gombu/gombu/transport/amqp"
 	_ "github.com/gombu/gombu/transport/redis"
 )
@@ -61,7 +63,14 @@ func TestMain(m *testing.M) {
 		beEater(how, os.Getenv(eaterURL), os.Getenv(eaterQueue))
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	closeNode()
+	http.DefaultClient.CloseIdleConnections()
+	if left := leak.Left(); code == 0 && len(left) > 0 {
+		fmt.Fprintf(os.Stderr, "%d goroutines were left behind:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // A victim is this test binary run once more: a Go consumer that takes a

@@ -2,52 +2,21 @@ package interop
 
 import (
 	"context"
-	"net"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/gombu/gombu"
-	"github.com/gombu/gombu/driver"
 )
-
-// cutter dials, and cuts what it dialed.
-type cutter struct {
-	mu    sync.Mutex
-	conns []net.Conn
-}
-
-func (c *cutter) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, addr)
-	if err == nil {
-		c.mu.Lock()
-		c.conns = append(c.conns, conn)
-		c.mu.Unlock()
-	}
-	return conn, err
-}
-
-func (c *cutter) cut() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := len(c.conns)
-	for _, conn := range c.conns {
-		_ = conn.Close()
-	}
-	c.conns = nil
-	return n
-}
 
 // Cut sockets, again and again, under load: what was published is handled, a
 // per-session queue comes back under a fresh name, nobody is told. On Redis a
 // consuming session, and its queues, outlive the socket.
 func TestCutSockets(t *testing.T) {
 	each(t, func(t *testing.T, b broker) {
-		c := &cutter{}
-		conn, err := gombu.Open(b.url, &gombu.Config{Dial: driver.DialConfig{Dial: c.dial}})
-		must(t, err)
-		t.Cleanup(func() { must(t, conn.Close()) })
+		direct := b
+		b, through := through(t, b)
+		conn := open(t, b, "")
 		q, e, reply := name(t, "q"), name(t, "e"), name(t, "reply")
 		topo := gombu.Topology{
 			Exchanges: []gombu.Exchange{{Name: e}},
@@ -55,7 +24,7 @@ func TestCutSockets(t *testing.T) {
 			Bindings:  []gombu.Binding{{Exchange: e, Queue: q, Key: "k"}, {Exchange: e, Queue: reply, Key: "reply"}},
 		}
 		must(t, conn.Declare(t.Context(), topo))
-		drop(t, b, gombu.Topology{Exchanges: topo.Exchanges, Queues: topo.Queues[:1]})
+		drop(t, direct, gombu.Topology{Exchanges: topo.Exchanges, Queues: topo.Queues[:1]})
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		var mu sync.Mutex
@@ -83,8 +52,8 @@ func TestCutSockets(t *testing.T) {
 			must(t, p.Publish(ctx, &gombu.Message{Key: "k", Value: i}))
 			if i%400 == 399 {
 				names[conn.BrokerName(reply)] = true
-				if c.cut() == 0 {
-					t.Fatal("no socket was dialed by the hook")
+				if through.Cut() == 0 {
+					t.Fatal("nothing goes through the proxy")
 				}
 			}
 		}

@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,7 +15,37 @@ var optionCases = []testCase{
 	{"Begin", begin},
 	{"StartsNotDeliveries", startsNotDeliveries},
 	{"Pull", pull},
+	{"Replicas", replicas},
 	{"ConnectorIsQuiet", connectorText},
+}
+
+// replicas are waited for, or refused before anything is sent; too few are
+// ErrUncertain with their number.
+func replicas(k *kit) {
+	s := k.connect()
+	q := k.name("q")
+	s.declare(driver.Queue{Name: q})
+	for _, cfg := range []driver.SenderConfig{{Window: 1, Replicas: 1 << 10}, {Window: 1, Fsync: true}} {
+		sender, err := s.publisher.OpenSender(k.ctx, cfg)
+		if err != nil {
+			k.wantKind(err, driver.ErrUnsupported)
+			continue
+		}
+		m := message("", q, "kept")
+		m.Seq, m.Until = 1, time.Now().Add(200*time.Millisecond)
+		_, err = sender.Submit(k.ctx, []driver.Outgoing{m})
+		k.must(err)
+		receipts := make([]driver.Receipt, 1)
+		_, err = sender.Outcomes(k.ctx, receipts)
+		k.must(err)
+		if cfg.Replicas > 0 {
+			k.wantKind(receipts[0].Err, driver.ErrUncertain)
+			if e, ok := errors.AsType[*driver.ReplicaError](receipts[0].Err); !ok || e.Want != cfg.Replicas {
+				k.Errorf("have %v", receipts[0].Err)
+			}
+		}
+		k.must(sender.Close(k.ctx))
+	}
 }
 
 func move(k *kit) {

@@ -28,7 +28,7 @@ func (w *world) idOf(d *gombu.Delivery) (ledger.ID, error) {
 	return w.copies(v[0], v[1], []string{d.Queue})[0], nil
 }
 
-func (w *world) complain(format string, args ...any) {
+func (w *world) complainf(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.wrong = append(w.wrong, fmt.Sprintf(format, args...))

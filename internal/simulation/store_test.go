@@ -129,7 +129,7 @@ func open(ctx context.Context, s *server, w *wire, env driver.Env) (virtual.Stor
 // lost f has run all the same.
 func (o *session) do(ctx context.Context, f func()) error {
 	if err := o.w.travel(ctx, o.done); err != nil {
-		return notSent{err}
+		return unsentError{err}
 	}
 	o.s.mu.Lock()
 	down := o.s.down
@@ -140,15 +140,15 @@ func (o *session) do(ctx context.Context, f func()) error {
 	if down {
 		err := &driver.Error{Op: "session", Transport: "sim", Kind: driver.ErrUnavailable, Err: errors.New("the server is down")}
 		o.finish(err)
-		return notSent{err}
+		return unsentError{err}
 	}
 	return o.w.travel(ctx, o.done)
 }
 
-// notSent is the error of a request that the server did not see.
-type notSent struct{ error }
+// unsentError is the error of a request that the server did not see.
+type unsentError struct{ error }
 
-func (n notSent) Unwrap() error { return n.error }
+func (n unsentError) Unwrap() error { return n.error }
 
 // told turns the error of a lost request or answer into what is known.
 func told(err error) error {
@@ -156,7 +156,7 @@ func told(err error) error {
 		return nil
 	}
 	kind := driver.ErrUncertain
-	if _, ok := errors.AsType[notSent](err); ok {
+	if _, ok := errors.AsType[unsentError](err); ok {
 		kind = driver.ErrNotSent
 	}
 	return &driver.Error{Op: "call", Transport: "sim", Kind: kind, Err: err}
@@ -276,7 +276,7 @@ func (o *session) Push(ctx context.Context, items []virtual.Item) error {
 	for i := range items {
 		switch {
 		case err != nil && o.s.bug == notSentSaid:
-			items[i].Err = told(notSent{err})
+			items[i].Err = told(unsentError{err})
 		case err != nil:
 			items[i].Err = told(err)
 		}

@@ -222,10 +222,10 @@ func (w *world) produce(ctx context.Context, n int) {
 				w.ledger.Outcome(id, err)
 			}
 			if took := time.Since(began); took > timeout+100*time.Millisecond {
-				w.complain("publish of %v took %v, its deadline was %v", ids, took, timeout)
+				w.complainf("publish of %v took %v, its deadline was %v", ids, took, timeout)
 			}
 			if err != nil && !errors.Is(err, gombu.ErrUncertain) && !errors.Is(err, gombu.ErrNotSent) {
-				w.complain("publish of %v says not what is known: %v", ids, err)
+				w.complainf("publish of %v says not what is known: %v", ids, err)
 			}
 		}
 		if rng.IntN(3) > 0 {
@@ -293,7 +293,7 @@ func (w *world) harm(ctx context.Context) {
 				p.stop()
 				p.seen.Gone()
 				if err := <-p.over; err != nil && f.kind == "stop" && !errors.Is(err, gombu.ErrAbandoned) {
-					w.complain("%s: Run returned %v", p.name, err)
+					w.complainf("%s: Run returned %v", p.name, err)
 				}
 				_ = p.conn.Close()
 				sleep(ctx, f.last/10)
@@ -340,7 +340,7 @@ func (w *world) undertaker(ctx context.Context) error {
 		// Of a process that was killed, or that lost its link, a start may have
 		// been counted that did not happen.
 		if w.plan.failing == 0 && n < w.plan.attempts-len(w.plan.faults) || len(w.plan.faults) == 0 && n != w.plan.attempts {
-			w.complain("%v is a dead letter after %d starts: %v", id, n, d.Headers)
+			w.complainf("%v is a dead letter after %d starts: %v", id, n, d.Headers)
 		}
 		w.ledger.Removed(id)
 		return nil
@@ -381,7 +381,7 @@ func run(ctx context.Context, seed uint64, b bug, loud bool) []string {
 	var wg, end sync.WaitGroup
 	end.Go(func() {
 		if err := w.undertaker(buried); err != nil {
-			w.complain("the undertaker: %v", err)
+			w.complainf("the undertaker: %v", err)
 		}
 	})
 	for i := range w.plan.producers {
@@ -396,10 +396,10 @@ func run(ctx context.Context, seed uint64, b bug, loud bool) []string {
 		p.stop()
 		began := time.Now()
 		if err := <-p.over; err != nil && !errors.Is(err, gombu.ErrAbandoned) {
-			w.complain("%s: Run returned %v", p.name, err)
+			w.complainf("%s: Run returned %v", p.name, err)
 		}
 		if took := time.Since(began); took > 6*time.Second {
-			w.complain("%s stopped after %v", p.name, took)
+			w.complainf("%s stopped after %v", p.name, took)
 		}
 		_ = p.conn.Close()
 	}

@@ -1,9 +1,11 @@
 package amqp
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gombu/gombu/driver"
 	amqp091 "github.com/rabbitmq/amqp091-go"
@@ -248,4 +250,33 @@ func TestManagementFailures(t *testing.T) {
 	if strings.Contains(err.Error(), "s3cret") || !strings.Contains(err.Error(), "rabbitmq_management") {
 		t.Fatal(err)
 	}
+}
+
+// A question that the broker does not answer (a queue without a leader) holds
+// up no other question, and its channel goes when the answer comes.
+func TestHungQuestionHoldsUpNoOther(t *testing.T) {
+	s := connect(t, brokerConfig(t))
+	q := queue(t, s, driver.Queue{})
+	answer := make(chan struct{})
+	for i := range maxHung + 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		prompt(t, 120*time.Millisecond, func() {
+			wantKind(t, s.onScratch(ctx, "ask", q, func(*amqp091.Channel) error { <-answer; return nil }), context.DeadlineExceeded)
+		})
+		cancel()
+		if i >= maxHung {
+			continue // the one that is kept waits, too
+		}
+		if _, err := s.Inspect(testContext(t), q); err != nil {
+			t.Fatalf("beside %d: %v", i+1, err)
+		}
+	}
+	if n := s.channelCount(); n > maxHung+1 {
+		t.Errorf("%d channels are open", n)
+	}
+	close(answer)
+	if _, err := s.Inspect(testContext(t), q); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the channels left behind are closed", func() bool { return s.channelCount() == 1 })
 }

@@ -105,8 +105,14 @@ func (s *session) follow(ch *amqp091.Channel) *channel {
 	return c
 }
 
+// maxHung bounds the scratch channels left behind with a question that the
+// broker has not answered.
+const maxHung = 8
+
 // onScratch runs f on the scratch channel, which is opened again after an
-// error closed it.
+// error closed it, or after ctx ended before the broker had answered: a queue
+// that has no leader answers for minutes to nobody, and the others are not to
+// wait for that.
 func (s *session) onScratch(ctx context.Context, op, entity string, f func(*amqp091.Channel) error) error {
 	select {
 	case s.turn <- struct{}{}:
@@ -115,19 +121,40 @@ func (s *session) onScratch(ctx context.Context, op, entity string, f func(*amqp
 	case <-ctx.Done():
 		return s.ctxError(ctx, op, entity, driver.ErrUnavailable)
 	}
-	if s.scratch == nil || s.scratch.IsClosed() {
-		c, err := s.open(ctx, op, entity, func(*channel) error { return nil })
-		if err != nil {
+	ch := s.scratch
+	var settled atomic.Bool // by the first of: answered, given up
+	err := s.call(ctx, op, entity, func() (err error) {
+		if ch == nil || ch.IsClosed() {
+			ch, err = s.open(context.WithoutCancel(ctx), op, entity, func(*channel) error { return nil })
+		}
+		if err == nil {
+			err = f(ch.Channel)
+		}
+		if settled.CompareAndSwap(false, true) {
+			s.scratch = ch
 			<-s.turn
 			return err
 		}
-		s.scratch = c
-	}
-	ch := s.scratch.Channel
-	return s.call(ctx, op, entity, func() error {
-		// Not before the broker has answered, even when the caller has gone:
-		// two conversations on one channel would read each other's answers.
-		defer func() { <-s.turn }()
-		return f(ch)
+		if ch != nil {
+			_ = ch.Close() // it has had its answer, too late
+		}
+		<-s.hung
+		return err
 	})
+	if ctx.Err() == nil {
+		return err
+	}
+	select {
+	case s.hung <- struct{}{}:
+	default:
+		return err // no other conversation until the broker has answered one
+	}
+	if settled.CompareAndSwap(false, true) {
+		// Two conversations on one channel would read each other's answers.
+		s.scratch = nil
+		<-s.turn
+	} else {
+		<-s.hung
+	}
+	return err
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/gombu/gombu/driver"
 	"github.com/gombu/gombu/driver/dsn"
+	"github.com/gombu/gombu/gombutest/proxy"
 	amqp091 "github.com/rabbitmq/amqp091-go"
 )
 
@@ -261,7 +262,7 @@ func TestBehaviour025_Close(t *testing.T) {
 	wantKind(t, err, driver.ErrClosed)
 
 	dead := connect(t, cfg)
-	p.cut()
+	p.Cut()
 	<-dead.Done()
 	prompt(t, 100*time.Millisecond, func() {
 		if err := dead.Close(testContext(t)); err != nil {
@@ -301,7 +302,7 @@ func TestSilentBrokerIsFoundByHeartbeat(t *testing.T) {
 	cfg, p := proxied(t, brokerConfig(t))
 	cfg.Heartbeat = 300 * time.Millisecond // rounded up to the protocol's second
 	s := connect(t, cfg)
-	defer p.mute()()
+	defer hold(p, proxy.Down)()
 	select {
 	case <-s.Done():
 	case <-time.After(patience):

@@ -22,7 +22,15 @@
 // Receiver is a channel with one consumer and its own basic.qos. Declarations
 // and questions use one more channel, opened again whenever an error closed it,
 // and exchange types that plugins add a connection of their own, because
-// RabbitMQ closes the connection over a type that it does not know. Exchanges
+// RabbitMQ closes the connection over a type that it does not know. A question
+// that is not answered in its caller's time keeps its channel until it is, at
+// most 8 of them, and the next one opens another.
+//
+// So a gombu.Conn has two connections, one to publish and one for the rest. The
+// first has a channel for confirmed messages and one for others, however many
+// Producers there are; the second has one for questions, one for each queue that
+// is consumed, and one more for a queue once a message of it had to be moved to
+// its retry queue. Exchanges
 // called "" or amq.* are never declared; an exclusive queue is declared
 // auto-delete; other names and arguments go out as they are. Requeue and
 // Release are basic.nack with requeue, Reject is basic.reject without. Whole
@@ -53,12 +61,21 @@
 // by default (max_message_size). What quorum queues count is deliveries, classic
 // ones nothing; handler starts are counted by the core, which pulls copies from
 // a retry queue (OpenPuller: one more channel). There is no
-// delay. A binding cannot be checked. Properties.Extra has no place on the wire
+// delay. A delivery that is not settled in the broker's acknowledgement timeout
+// (consumer_timeout in its configuration, 30 min by default; from RabbitMQ 3.12
+// also x-consumer-timeout in Queue.Args) is taken back: its handler's context
+// ends with ErrLeaseLost, and its consumer starts again; no other feels it. A
+// binding cannot be checked. Properties.Extra has no place on the wire
 // and is left out, as is an empty header table and priority 0, which Kombu
 // sends: its readers take them as given. A user id other than the connection's
 // is ErrInvalid. An ack is not confirmed: Settle returns when it is on its way, and
 // one that the link takes along is redelivered. Sizes of queues are without what is unacknowledged, except in
 // Queues. After a change of the prefetch as many deliveries as were unsettled
-// then may wait in memory beyond it. py-amqp reads a number below -2147483648 in a header as one above
+// then may wait in memory beyond it; on a quorum queue as many as the prefetch
+// before, until that many were here at once. Whether a queue is one is known
+// when this Conn declared it with x-queue-type, or when it redelivered; a change
+// on one that is not known for it can redeliver. A quorum queue that RabbitMQ
+// 3.10 made less than half a second before its process died has no leader
+// afterwards, and answers nothing. py-amqp reads a number below -2147483648 in a header as one above
 // zero. Heartbeat 0 leaves a half-open link undetected.
 package amqp

@@ -234,6 +234,15 @@ func TestGoldenConsume(t *testing.T) {
 			t.Errorf("%s: %x, want %x", id, got, want)
 		}
 	}
+	// A prefetch of the whole channel is refused by quorum queues: none is ever sent.
+	if err := r.SetPrefetch(testContext(t), 9); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range rec.method(t, "003c000a") {
+		if f.payload[len(f.payload)-1] != 0 {
+			t.Errorf("global prefetch: %x", f.payload)
+		}
+	}
 	if got, want := rec.method(t, "003c005a"), golden(t, "ack_reject_requeue", "003c005a")[0]; len(got) != 1 || !bytes.Equal(got[0].payload, want) {
 		t.Errorf("reject: %x, want %x", got, want)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/gombutest/proxy"
 )
 
 func TestWindowWaitsUnderContext(t *testing.T) {
@@ -17,7 +18,7 @@ func TestWindowWaitsUnderContext(t *testing.T) {
 	s := connect(t, cfg)
 	q := queue(t, s, driver.Queue{})
 	n := openSender(t, s, driver.SenderConfig{Window: 2})
-	flow := p.stall()
+	flow := hold(p, proxy.Up)
 	defer flow()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
@@ -51,7 +52,7 @@ func TestBlockedSocket(t *testing.T) {
 	s := connect(t, cfg)
 	q := queue(t, s, driver.Queue{})
 	n := openSender(t, s, driver.SenderConfig{Window: 10000})
-	defer p.stall()()
+	defer hold(p, proxy.Up)()
 	body := make([]byte, 64<<10)
 	sent := 0
 	for err := error(nil); err == nil; sent++ {
@@ -88,11 +89,11 @@ func TestBlockedSocket(t *testing.T) {
 
 func TestWriteTimeoutEndsTheSession(t *testing.T) {
 	cfg, p := proxied(t, brokerConfig(t))
-	cfg.WriteTimeout = 200 * time.Millisecond
+	cfg.WriteTimeout = time.Second // more than it takes to copy the message
 	s := connect(t, cfg)
 	q := queue(t, s, driver.Queue{})
 	n := openSender(t, s, driver.SenderConfig{Window: 100})
-	defer p.stall()()
+	defer hold(p, proxy.Up)()
 	if _, err := n.Submit(testContext(t), []driver.Outgoing{{Key: q, Body: make([]byte, 8<<20)}}); err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +103,7 @@ func TestWriteTimeoutEndsTheSession(t *testing.T) {
 		t.Fatal("the session outlives a socket that takes nothing")
 	}
 	wantKind(t, s.Err(), driver.ErrUnavailable)
-	if !strings.Contains(s.Err().Error(), "read nothing for 200ms") {
+	if !strings.Contains(s.Err().Error(), "read nothing for 1s") {
 		t.Fatal(s.Err())
 	}
 	wantKind(t, collect(t, n, 1)[0], driver.ErrUncertain)
@@ -171,7 +172,7 @@ func publishUntilCut(t *testing.T, queue string, after int) map[uint64]error {
 			break
 		}
 		if len(receipts) >= after {
-			p.cut()
+			p.Cut()
 		}
 	}
 	if wg.Wait(); len(receipts) != count {
@@ -186,9 +187,9 @@ func TestBlockedByAlarm(t *testing.T) {
 	s, news := connectEnv(t, cfg)
 	q := queue(t, s, driver.Queue{})
 	n := openSender(t, s, driver.SenderConfig{Window: 100})
-	flow := p.stall()
+	flow := hold(p, proxy.Up)
 	defer flow()
-	p.inject([]byte("\x01\x00\x00\x00\x00\x00\x0f\x00\x0a\x00\x3c\x0alow on mem\xce"))
+	p.Inject([]byte("\x01\x00\x00\x00\x00\x00\x0f\x00\x0a\x00\x3c\x0alow on mem\xce"))
 	if e := news.wait(t, driver.Blocked); e.Detail != "low on mem" {
 		t.Fatal(e)
 	}
@@ -207,7 +208,7 @@ func TestBlockedByAlarm(t *testing.T) {
 		t.Fatal("the session ended while the broker had said that it is blocked:", s.Err())
 	default:
 	}
-	p.inject([]byte("\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x3d\xce"))
+	p.Inject([]byte("\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x3d\xce"))
 	news.wait(t, driver.Unblocked)
 	flow()
 	for seq, err := range collect(t, n, taken) {

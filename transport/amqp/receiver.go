@@ -38,14 +38,17 @@ type receiver struct {
 	limit     int                // the prefetch
 	ready     []*driver.Incoming // by delivery tag
 	next      uint64             // the delivery tag to hand out next
+	latest    uint64             // the largest delivery tag that has arrived
 	open      []uint64           // handed out and not settled, ascending
 	counted   bool               // the queue counts deliveries
+	swapping  bool               // swapLater has been asked for
 }
 
 // A consumer is one basic.consume.
 type consumer struct {
 	tag      string
 	prefetch int
+	first    uint64        // no delivery of it has a smaller tag
 	stopping bool          // r.mu: we cancelled it
 	drained  chan struct{} // closed when nothing more comes of it
 }
@@ -151,7 +154,7 @@ func (r *receiver) start(prefetch int) error {
 	}
 	r.mu.Lock()
 	r.consumers++
-	c := &consumer{tag: r.name, prefetch: prefetch, drained: make(chan struct{})}
+	c := &consumer{tag: r.name, prefetch: prefetch, first: r.latest + 1, drained: make(chan struct{})}
 	if r.consumers > 1 {
 		c.tag += "." + strconv.Itoa(r.consumers)
 	}
@@ -183,7 +186,9 @@ func (r *receiver) stop(c *consumer) error {
 // pump takes over what amqp091 has for c, until c is cancelled.
 func (r *receiver) pump(c *consumer, deliveries <-chan amqp091.Delivery) {
 	for d := range deliveries {
-		r.arrive(incoming(r.cfg.Queue, r.name, &d))
+		if r.arrive(incoming(r.cfg.Queue, r.name, &d)) {
+			r.s.spawn(r.swapLater)
+		}
 	}
 	r.mu.Lock()
 	cancelled := !c.stopping && !r.ch.ended()
@@ -196,22 +201,27 @@ func (r *receiver) pump(c *consumer, deliveries <-chan amqp091.Delivery) {
 }
 
 // arrive puts a delivery in its place. Two pumps run while the prefetch
-// changes, and the broker's order is that of its delivery tags.
-func (r *receiver) arrive(in *driver.Incoming) {
+// changes, and the broker's order is that of its delivery tags. It says whether
+// now is the time for a swap.
+func (r *receiver) arrive(in *driver.Incoming) (swap bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil {
-		return
+		return false
 	}
 	if in.Attempt > 1 {
 		r.counted = true
 	}
+	r.latest = max(r.latest, in.Tag.ID)
 	i := len(r.ready)
 	for i > 0 && r.ready[i-1].Tag.ID > in.Tag.ID {
 		i--
 	}
 	r.ready = slices.Insert(r.ready, i, in)
 	tell(r.arrived)
+	swap = r.counted && !r.swapping && r.limit > 0 && r.consumer != nil && r.consumer.prefetch != r.limit && r.full(r.consumer)
+	r.swapping = r.swapping || swap
+	return swap
 }
 
 // Receive implements driver.Receiver.
@@ -268,7 +278,8 @@ func (r *receiver) handOut(dst []driver.Incoming) int {
 }
 
 // SetPrefetch implements driver.Receiver. As long as deliveries of the consumer
-// before are unsettled, as many may wait here beyond the new prefetch.
+// before are unsettled, as many may wait here beyond the new prefetch; on a
+// quorum queue, as long as fewer than the old one allows are here.
 func (r *receiver) SetPrefetch(ctx context.Context, n int) error {
 	if n < 0 || n > math.MaxUint16 {
 		return badPrefetch(r.cfg.Queue, n, 0)
@@ -292,6 +303,8 @@ func (r *receiver) SetPrefetch(ctx context.Context, n int) error {
 				return err
 			}
 			return r.start(n)
+		case old != nil && r.isCounted():
+			return r.swap()
 		}
 		if err := r.start(n); err != nil || old == nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/gombutest/proxy"
 )
 
 func numbered(queue string, n int) []driver.Outgoing {
@@ -423,7 +424,7 @@ func TestClaimsAfterTheSession(t *testing.T) {
 	s := connect(t, cfg)
 	r := openReceiver(t, s, driver.ReceiverConfig{Queue: q, Prefetch: 4})
 	in := receive(t, r, 2)
-	p.cut()
+	p.Cut()
 	<-s.Done()
 	wantKind(t, s.Err(), driver.ErrUnavailable)
 	n, err := r.Receive(testContext(t), make([]driver.Incoming, 1))
@@ -456,7 +457,7 @@ func TestReceiverCallsHonourContext(t *testing.T) {
 	s := connect(t, cfg)
 	q := queue(t, s, driver.Queue{})
 	r := openReceiver(t, s, driver.ReceiverConfig{Queue: q, Prefetch: 4})
-	flow := p.stall()
+	flow := hold(p, proxy.Up)
 	defer flow()
 	for name, call := range map[string]func(context.Context) error{
 		"receive":      func(ctx context.Context) error { _, err := r.Receive(ctx, make([]driver.Incoming, 1)); return err },
@@ -495,4 +496,53 @@ func TestReceiverCallsHonourContext(t *testing.T) {
 	settle(t, r, driver.Ack, in...)
 	receive(t, r, 3)
 	eventually(t, "channels that nobody wanted are closed", func() bool { return s.channelCount() <= 2 })
+}
+
+// On a quorum queue the consumer is replaced only when nothing is on its way,
+// be that at once or later.
+func TestSetPrefetchOnQuorum(t *testing.T) {
+	s := connect(t, brokerConfig(t))
+	q := queue(t, s, driver.Queue{Args: driver.Headers{{Key: "x-queue-type", Value: "quorum"}}})
+	r := openReceiver(t, s, driver.ReceiverConfig{Queue: q, Prefetch: 10}).(*receiver)
+	prefetch := func() int {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.consumer.prefetch
+	}
+	handled := 0
+	handle := func(n int) {
+		t.Helper()
+		for _, m := range receive(t, r, n) {
+			if string(m.Body) != fmt.Sprint(handled) || m.Redelivered || m.Attempt > 1 {
+				t.Fatalf("got %s, redelivered %v, attempt %d; want %d", m.Body, m.Redelivered, m.Attempt, handled)
+			}
+			handled++
+			settle(t, r, driver.Ack, m)
+		}
+	}
+	all := numbered(q, 200)
+	set := func(n int) {
+		t.Helper()
+		if err := r.SetPrefetch(testContext(t), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustPublish(t, s, all[:50]...)
+	set(3) // in the midst of plenty: at once
+	if got := prefetch(); got != 3 {
+		t.Errorf("prefetch %d, want 3", got)
+	}
+	for range 25 {
+		handle(2)
+	}
+	set(20) // there is nothing: a larger one would change nothing
+	if got := prefetch(); got != 3 {
+		t.Errorf("prefetch %d: the consumer was replaced while messages may have been on their way", got)
+	}
+	mustPublish(t, s, all[50:]...)
+	eventually(t, "the consumer has been replaced", func() bool { return prefetch() == 20 })
+	handle(20)
+	for range 13 {
+		handle(10)
+	}
 }

@@ -30,6 +30,7 @@ type session struct {
 
 	turn    chan struct{} // holds a token while scratch is in use
 	scratch *channel      // for Apply, Inspect, Purge; owned by whom turn is
+	hung    chan struct{} // holds a token for each former scratch channel that waits for its answer
 
 	mu       sync.Mutex
 	err      error
@@ -43,6 +44,7 @@ func newSession(c *connector, env driver.Env, l *link) *session {
 		connector: c, env: env, link: l,
 		done: make(chan struct{}), closed: make(chan struct{}),
 		turn:  make(chan struct{}, 1),
+		hung:  make(chan struct{}, maxHung),
 		kinds: map[string]string{},
 	}
 	s.wg.Go(l.flush)

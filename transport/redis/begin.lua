@@ -1,12 +1,12 @@
 -- Counts handler starts before they happen, in the texts of one own list and
 -- in their mirrors, so that the count survives whoever restores them.
 --
--- KEYS  1 alive, 2 ledger, 3 own list, 4 unacked
+-- KEYS  1 alive, 2 ledger, 3 own list, 4 unacked, 5 unacked_index
 -- ARGV  1 owner, 2 list, 3 tombstone, then for each claim: position, how many
 --       starts it has had with this one
 -- Returns -1 when another process has taken over (nothing was done), else for
 -- each claim 1, or 0 when it is no longer ours: it is settled, or mirrored and
--- its mirror is gone. A count never falls, so that a repeat does no harm.
+-- its mirror is gone, entry and index. A count never falls, so that a repeat does no harm.
 local base = redis.call('HGET', KEYS[2], 'b:' .. ARGV[2])
 if redis.call('EXISTS', KEYS[1]) == 0 or not base then return -1 end
 base = tonumber(base)
@@ -24,7 +24,7 @@ for a = 4, #ARGV, 2 do
   local ours, id, entry = text and text ~= ARGV[3], ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[a]
   if ours and pos <= mark then
     entry = redis.call('HGET', KEYS[4], id)
-    ours = entry ~= false
+    ours = entry ~= false or redis.call('ZSCORE', KEYS[5], id) ~= false
   end
   if ours and string.find(text, '^{%s*"') then
     local tries, rest = string.match(text, '^{"gombu%-try": (%d+)(.*)$')

@@ -262,13 +262,20 @@ func (s *store) take(takes []take, looks []*source, noAck bool) ([]virtual.Claim
 	if rueidis.IsRedisNil(answers[0].Error()) && !noAck {
 		return nil, s.fenced()
 	}
+	if added, _ := answers[1].AsInt64(); added > 0 {
+		s.unlisted.Store(true)
+	}
 	p := &parser{answers: answers[2:known]}
 	var out []virtual.Claim
 	for i := range takes {
 		if noAck {
 			out = append(out, s.popped(&takes[i], p)...)
 		} else {
-			out = append(out, s.moved(&takes[i], p)...)
+			claims, whole := s.moved(&takes[i], p)
+			if !whole && p.err == nil {
+				return nil, s.rolledBack()
+			}
+			out = append(out, claims...)
 		}
 	}
 	for _, l := range looks {
@@ -280,8 +287,10 @@ func (s *store) take(takes []take, looks []*source, noAck bool) ([]virtual.Claim
 	return out, p.err
 }
 
-// moved reads what one take brought and opens the claims.
-func (s *store) moved(t *take, p *parser) []virtual.Claim {
+// moved reads what one take brought and opens the claims; false when the own
+// list, or its place in the ledger, is not what it was: the positions would name
+// other claims.
+func (s *store) moved(t *take, p *parser) ([]virtual.Claim, bool) {
 	p.next() // HSETNX
 	texts := make([]string, 0, t.n)
 	for range t.n {
@@ -296,7 +305,11 @@ func (s *store) moved(t *take, p *parser) []virtual.Claim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.learn(texts, t.n)
-	if first := top - uint64(len(texts)); first > t.top { // between them lie some whose answer we never got
+	first := top - uint64(len(texts))
+	if first < t.top {
+		return nil, false
+	}
+	if first > t.top { // between them lie some whose answer we never got
 		s.astray.Store(true)
 	}
 	t.top = max(t.top, top)
@@ -306,7 +319,7 @@ func (s *store) moved(t *take, p *parser) []virtual.Claim {
 		out[i] = claimOf(t.queue, text)
 		out[i].Tag = driver.Tag{ID: pos, Ref: t.ref}
 	}
-	return out
+	return out, true
 }
 
 // popped reads what RPOP brought.

@@ -8,7 +8,8 @@ import (
 
 // Close gives back what is claimed, in order, removes every trace of this
 // owner and waits for the session's goroutines. When ctx ends first the socket
-// is closed; then another process takes over after the lease at the latest.
+// is closed; then, and when there is no connection, another process takes over
+// after the lease at the latest.
 // Closing twice waits for the first.
 func (s *store) Close(ctx context.Context) error {
 	s.mu.Lock()
@@ -27,8 +28,12 @@ func (s *store) Close(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.end(ended(ctx, "close", driver.ErrUnavailable)) })
 	defer stop()
 	var err error
-	if s.stopWork() {
+	over := s.Err() != nil
+	switch {
+	case s.stopWork():
 		err = s.giveBack()
+	case !over && ctx.Err() != nil:
+		err = ended(ctx, "close", driver.ErrUnavailable)
 	}
 	s.end(&driver.Error{Op: "session", Transport: Scheme, Kind: driver.ErrClosed})
 	s.loops.Wait()
@@ -42,7 +47,7 @@ func (s *store) Close(ctx context.Context) error {
 }
 
 // stopWork lets no new command in and waits for those under way; false when
-// the session is over already.
+// nothing can be given back, or there is nothing.
 func (s *store) stopWork() bool {
 	s.mu.Lock()
 	s.closing = true

@@ -36,8 +36,6 @@ type cluster struct {
 	err     error
 	nodes   map[string]*opening // by address
 	ledgers map[string]*opening // by queue
-	queues  map[string]declared
-	bound   map[string]struct{} // exchanges whose bindings this session has seen
 }
 
 // An opening is a store, or the one attempt to open it.
@@ -70,13 +68,16 @@ func connectCluster(ctx context.Context, cfg *Config, env driver.Env) (*cluster,
 	}
 	c := &cluster{
 		cfg: cfg, env: env, atlas: newAtlas(cfg), done: make(chan struct{}),
-		nodes: map[string]*opening{}, ledgers: map[string]*opening{}, queues: map[string]declared{}, bound: map[string]struct{}{},
+		nodes: map[string]*opening{}, ledgers: map[string]*opening{},
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	_, err := c.atlas.ask(ctx)
 	if err == nil {
 		c.wg.Go(func() { c.atlas.run(c.ctx, c.moved) })
 		_, err = c.node(ctx, 0)
+	}
+	if err == nil && env.Role != driver.Publish {
+		c.wg.Go(c.mend)
 	}
 	if err != nil {
 		c.cancel(err)
@@ -219,7 +220,6 @@ func (c *cluster) ledger(ctx context.Context, queue string) (*store, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.adopt(s, queue)
 		c.wg.Go(func() {
 			select {
 			case <-s.done:
@@ -265,8 +265,9 @@ func (c *cluster) open(ctx context.Context, all map[string]*opening, name string
 		cancel(nil)
 		o.s, o.err = s, err
 		close(o.ready)
-		if err == nil && c.Err() != nil {
+		if err == nil && c.Err() != nil { // Close may not have seen it
 			s.end(c.Err())
+			_ = s.Close(ctx)
 		}
 	}
 	select {
@@ -274,16 +275,6 @@ func (c *cluster) open(ctx context.Context, all map[string]*opening, name string
 		return o.s, o.err
 	case <-ctx.Done():
 		return nil, ended(ctx, "open", driver.ErrNotSent)
-	}
-}
-
-// adopt tells a store what was declared of a queue.
-func (c *cluster) adopt(s *store, queue string) {
-	c.mu.Lock()
-	d, ok := c.queues[queue]
-	c.mu.Unlock()
-	if ok {
-		s.declare(queue, d)
 	}
 }
 

@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 
@@ -13,42 +14,18 @@ import (
 // Create makes the queue known to this session, see store.Create.
 func (c *cluster) Create(_ context.Context, q *driver.Queue) error {
 	k := newKeys(c.cfg)
-	d, err := declaredOf(q)
-	if err := errors.Join(k.checkQueue("declare", q.Name), err); err != nil {
-		return err
-	}
-	c.mu.Lock()
-	c.queues[q.Name] = d
-	o := c.ledgers[q.Name]
-	c.mu.Unlock()
-	if o != nil {
-		select {
-		case <-o.ready:
-			if o.s != nil {
-				o.s.declare(q.Name, d)
-			}
-		default: // whoever opens it adopts what is declared then
-		}
-	}
-	return nil
+	return c.cfg.known.create(&k, q)
 }
 
 // Drop removes the queue's bindings from every exchange that this session has
 // bound or routed, and then its lists: a step for each.
 func (c *cluster) Drop(ctx context.Context, queue string) error {
-	c.mu.Lock()
-	delete(c.queues, queue)
-	exchanges := make([]string, 0, len(c.bound))
-	for ex := range c.bound {
-		exchanges = append(exchanges, ex)
-	}
-	c.mu.Unlock()
-	for _, ex := range exchanges {
+	for _, ex := range c.cfg.known.forget(queue, c.cfg.Sep) {
 		_, err := at(ctx, c, ex, func(s *store) (struct{}, error) {
 			return call(ctx, s, "delete", driver.ErrUncertain, func() (struct{}, error) {
 				cmds, err := s.unbinding(ex, queue)
-				for _, cmd := range cmds {
-					err = s.link.client.Do(s.ctx, cmd).Error()
+				if len(cmds) > 0 {
+					_, err = s.multi(cmds...)
 				}
 				return struct{}{}, err
 			}, nil)
@@ -68,20 +45,12 @@ func (c *cluster) Purge(ctx context.Context, queue string) (int, error) {
 
 // Stat counts what is ready, see store.Stat.
 func (c *cluster) Stat(ctx context.Context, queue string) (driver.QueueInfo, error) {
-	return at(ctx, c, queue, func(s *store) (driver.QueueInfo, error) {
-		c.adopt(s, queue)
-		return s.Stat(ctx, queue)
-	})
+	return at(ctx, c, queue, func(s *store) (driver.QueueInfo, error) { return s.Stat(ctx, queue) })
 }
 
 // Queues asks every node.
 func (c *cluster) Queues(ctx context.Context) ([]driver.QueueInfo, error) {
-	names := map[string]bool{}
-	c.mu.Lock()
-	for q := range c.queues {
-		names[q] = true
-	}
-	c.mu.Unlock()
+	names := c.cfg.known.names()
 	c.atlas.mu.Lock()
 	slots := c.atlas.slots
 	c.atlas.mu.Unlock()
@@ -138,7 +107,6 @@ func (c *cluster) rebind(ctx context.Context, b []driver.Binding, f func(*store,
 		}
 		some := b[start:end]
 		start = end
-		c.note(ex)
 		if _, err := at(ctx, c, ex, func(s *store) (struct{}, error) { return struct{}{}, f(s, some) }); err != nil {
 			return err
 		}
@@ -146,17 +114,8 @@ func (c *cluster) rebind(ctx context.Context, b []driver.Binding, f func(*store,
 	return nil
 }
 
-func (c *cluster) note(exchange string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.bound) < maxKnown {
-		c.bound[exchange] = struct{}{}
-	}
-}
-
 // Table is as fresh as a single server's, see store.Table.
 func (c *cluster) Table(ctx context.Context, exchange, since string) (virtual.Table, bool, error) {
-	c.note(exchange)
 	type read struct {
 		table virtual.Table
 		ok    bool
@@ -228,6 +187,7 @@ func (k *clusterKeeper) at(ctx context.Context, s *store) (*nodeKeeper, error) {
 	k.mu.Lock()
 	n := k.all[s]
 	if n == nil {
+		maps.DeleteFunc(k.all, func(s *store, _ *nodeKeeper) bool { return s.Err() != nil })
 		n = &nodeKeeper{turn: make(chan struct{}, 1)}
 		k.all[s] = n
 	}
@@ -267,9 +227,10 @@ func (k *clusterKeeper) Push(ctx context.Context, items []virtual.Item) error {
 // Close closes all of them.
 func (k *clusterKeeper) Close(ctx context.Context) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	all := slices.Collect(maps.Values(k.all))
+	k.mu.Unlock()
 	var errs []error
-	for _, n := range k.all {
+	for _, n := range all {
 		if n.kept != nil {
 			errs = append(errs, n.kept.Close(ctx))
 		}

@@ -129,7 +129,6 @@ func (c *cluster) pushAll(ctx context.Context, queue string, items []virtual.Ite
 		}
 		s, err := c.node(limited, slotOf(queue))
 		if err == nil {
-			c.adopt(s, queue)
 			err = push(ctx, s, some)
 		} else {
 			err = &driver.Error{Op: "publish", Transport: Scheme, Entity: queue, Kind: driver.ErrNotSent, Err: err}

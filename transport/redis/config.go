@@ -73,12 +73,14 @@ type Config struct {
 	RestoreInterval   time.Duration // between looks for them; 0: 1 s [unacked_restore_interval]
 	RestoreLimit      int           // entries per sweep; 0: no limit [unacked_restore_limit]
 
+	known *entities // set by withDefaults, shared by the sessions
+
 	Mirror Mirror        // [mirror=lazy|always|never, ack_emulation=false]
 	Lease  time.Duration // a Go process silent for this long loses its claims, even when its connection stands; 0: 30 s, at least 5 s [lease]
 }
 
 // Heartbeat of a session that is not told otherwise: how long a server that has
-// something to answer may send no byte before the session is given up.
+// something to answer may send no byte before the connection is given up.
 const defaultHeartbeat = 10 * time.Second
 
 const (
@@ -131,6 +133,7 @@ func (c Config) withDefaults() (*Config, error) {
 	span(&c.VisibilityTimeout, time.Hour)
 	span(&c.RestoreInterval, time.Second)
 	span(&c.Lease, 30*time.Second)
+	c.known = &entities{queues: map[string]declared{}, bound: map[string]struct{}{}, mine: map[string]map[string]struct{}{}}
 	return &c, c.check()
 }
 

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"strings"
@@ -105,8 +106,9 @@ type killer struct {
 }
 
 type sockets struct {
-	owner string
-	open  []net.Conn
+	owner  string
+	open   []net.Conn
+	killed bool
 }
 
 type socketsKey struct{}
@@ -129,11 +131,17 @@ func (c killable) Connect(ctx context.Context, env driver.Env) (driver.Conn, err
 }
 
 func (k *killer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-	if s, ok := ctx.Value(socketsKey{}).(*sockets); ok && err == nil {
+	s, ours := ctx.Value(socketsKey{}).(*sockets)
+	if ours {
 		k.mu.Lock()
+		defer k.mu.Unlock()
+		if s.killed {
+			return nil, errors.New("its process was killed")
+		}
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	if ours && err == nil {
 		s.open = append(s.open, conn)
-		k.mu.Unlock()
 	}
 	return conn, err
 }
@@ -144,12 +152,16 @@ func (k *killer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 func (k *killer) kill(t *testing.T, c driver.Conn) {
 	k.mu.Lock()
 	s := k.sockets[c]
-	k.mu.Unlock()
 	if s == nil || len(s.open) == 0 {
 		t.Fatal("no sockets of this session")
 	}
+	s.killed = true
 	for _, conn := range s.open {
 		conn.Close()
 	}
+	k.mu.Unlock()
 	eventually(t, "the claims to be taken over", func() bool { return k.gone(s.owner) })
+	k.mu.Lock()
+	s.killed = false // it finds out, as a process that was only cut off
+	k.mu.Unlock()
 }

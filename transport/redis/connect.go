@@ -45,9 +45,9 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	}
 	s := &store{
 		cfg: c, keys: newKeys(c), env: env, claims: env.Role != driver.Publish, relinks: env.Role == driver.Consume,
-		born: time.Now(), beaten: make(chan struct{}), broken: make(chan struct{}, 1),
+		longest: longest, born: time.Now(), beaten: make(chan struct{}), broken: make(chan struct{}, 1),
 		done: make(chan struct{}), stop: make(chan struct{}), gone: make(chan struct{}), slots: make(chan struct{}, inFlight), ticked: make(chan tickReport, 1), taking: make(chan struct{}, 1),
-		own: map[string]*ownList{}, queues: map[string]declared{}, bound: map[string]struct{}{}, warned: map[string]bool{}, keepers: map[*keeper]struct{}{},
+		own: map[string]*ownList{}, warned: map[string]bool{}, keepers: map[*keeper]struct{}{},
 	}
 	s.track.init()
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -56,6 +56,7 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 		s.cancel(err)
 		return nil, err
 	}
+	s.build = s.link.client.B()
 	s.fanout.init(s)
 	first := s.link
 	first.watch(func(err error) { s.lostLink(first, err) })
@@ -142,30 +143,19 @@ func (s *store) checkServer(hello map[string]rueidis.RedisMessage, server string
 	return err
 }
 
-// register makes the alive key, which is the fence: an id that was used before
-// could settle the claims of its predecessor by shifted positions.
+// register makes the alive key, which is the fence.
 func (s *store) register() error {
 	sent := time.Now()
-	now, err := s.link.client.Do(s.ctx, s.command("TIME")).AsIntSlice()
-	if err != nil || len(now) != 2 {
-		return fmt.Errorf("TIME: %w", err)
-	}
-	alive := s.keys.alive(s.env.Owner)
-	answers, err := s.multi(
-		s.command("EXISTS", s.keys.ledger(s.env.Owner)),
-		s.command("SET", alive, s.run, "NX", "PX", millis(aliveTTL(s.cfg))),
-		s.command("ZADD", s.keys.owners(), "NX", fmt.Sprintf("%d.%06d", now[0], now[1]), s.env.Owner))
-	if err != nil {
+	keys := []string{s.keys.alive(s.env.Owner), s.keys.owners(), s.keys.ledger(s.env.Owner)}
+	n, err := s.script(registerScript, keys, []string{s.env.Owner, s.run, millis(aliveTTL(s.cfg))}).AsInt64()
+	switch {
+	case err != nil:
 		return err
-	}
-	old, _ := answers[0].AsInt64()
-	_, notSet := answers[1].ToString()
-	added, _ := answers[2].AsInt64()
-	if rueidis.IsRedisNil(notSet) || old != 0 || added == 0 {
+	case n == 0:
 		return &driver.Error{Op: "connect", Transport: Scheme, Entity: s.env.Owner, Kind: driver.ErrConflict, Err: errOwner}
 	}
 	s.renewed(sent)
-	return notSet
+	return nil
 }
 
 // aliveTTL is far above the lease, because it runs by the server's clock: after

@@ -56,7 +56,7 @@ func (s *store) Begin(ctx context.Context, all []driver.Start) error {
 const beginBatch = 16
 
 func (s *store) beginBatch(ctx context.Context, l *ownList, g []*driver.Start) {
-	keys := []string{s.keys.alive(s.env.Owner), s.keys.ledger(s.env.Owner), l.key, s.keys.unacked}
+	keys := []string{s.keys.alive(s.env.Owner), s.keys.ledger(s.env.Owner), l.key, s.keys.unacked, s.keys.index}
 	args := append(make([]string, 0, 3+2*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner))
 	for _, st := range g {
 		args = append(args, strconv.FormatUint(st.Tag.ID, 10), strconv.Itoa(st.Attempt))

@@ -7,6 +7,8 @@
 //	rediss://…                                  TLS; certificate and host name are verified
 //	redis+socket:///path/of/the.sock?virtual_host=db
 //	sentinel://[user][:password]@host[:26379][/db]?master_name=name;sentinel://host…
+//	redis+cluster://[user][:password]@host[:6379];redis+cluster://host…
+//	rediss+cluster://…
 //
 // Options are Kombu's transport options as query keys, see Config. Those that
 // have no meaning here are refused with what happens instead. Ours beside
@@ -18,8 +20,12 @@
 // URLs: master_name, min_other_sentinels, ssl=true (TLS to the master), and for
 // the sentinels sentinel_kwargs, a table in JSON, or sentinel_username,
 // sentinel_password, sentinel_ssl. A session asks all of them, takes the newest
-// view whose server says that it is master, and is over when that changes:
+// view whose server says that it is master, and connects again when that changes:
 // docs/decisions/030-redis-sentinel.md.
+//
+// A Redis Cluster is Gombu's alone: Kombu has no such transport. The names of
+// queues and exchanges stand in braces in all keys of theirs, so that each has
+// its slot: docs/decisions/033-redis-cluster.md. Some of the nodes are enough.
 //
 // # Mapping
 //
@@ -42,27 +48,41 @@
 //	claim of Python's   an entry of unacked; restored after the visibility timeout
 //	x-expires           PEXPIRE of the queue's lists at each publish and claim
 //
-// A session has one connection, one more once it subscribes to a fan-out, one
-// for each publish channel that waits for replicas, and one to each sentinel.
-// The keys that it adds are described in keys.go.
+// A connector opens one session to publish and one to consume, each with one
+// connection, and one more once the second subscribes to a fan-out; one for each
+// publish channel that waits for replicas; and each session one to each
+// sentinel. In a cluster each session has up to one to each master, three that
+// ask for the map, and the one that consumes one for each queue. The keys that
+// they add are described in keys.go.
 //
 // # Guarantees
 //
 // At least once. A publish that returned nil is in the server's memory, in all
 // its queues or in none (MULTI); how much of that survives a crash of the
 // server is its persistence's; ProducerConfig.Replicas and Fsync wait for more
-// (docs/decisions/031-redis-replicas.md). At every moment a message is in a queue, in an
-// owner's list, or settled.
+// (docs/decisions/031-redis-replicas.md). In a cluster all its queues are
+// several steps; ErrUncertain names those that it reached. At every moment a
+// message is in a queue, in an owner's list, or settled. Keys that somebody
+// deletes are put back, or end the session, which is followed by another:
+// docs/decisions/032-redis-vanished-keys.md.
 //
 // Order: first in, first out within a queue and priority step. Priority: low
 // first, as Kombu has it; PriorityHighFirst turns that round for fleets without
 // Python. The number travels unchanged either way.
 //
-// Claims last as long as their session. They come back within some five
-// seconds when its connection is gone, and after the lease (30 s) when it
-// stands and is silent. When a session finds that it was taken over, all its
-// claims are ErrLeaseLost. Time-outs count from the unbroken view of who takes
-// over: a stopped server or a wrong clock makes nobody look dead.
+// Claims last until they are settled, however long a handler runs, and through
+// lost connections and restarts of a server that kept its data: a session that
+// consumes connects again by itself (event Warning), and only being taken over
+// ends it. It is taken over, and its claims come back, within some five seconds
+// when its connection is gone and it makes no new one, and after the lease
+// (30 s) when it is silent. Then all its claims are ErrLeaseLost, and after a
+// pause it starts no handler before it has asked. Time-outs count from the
+// unbroken view of who takes over: a stopped server or a wrong clock makes
+// nobody look dead. A server that comes back with older data, or none, ends the
+// session; what it still has is delivered again.
+//
+// A session that publishes ends with its connection: what was under way is
+// ErrUncertain.
 //
 // Beside Python: claims older than a second are mirrored into Kombu's unacked
 // under an id of ours and renewed each second, so that Python's sweep leaves
@@ -89,7 +109,8 @@
 // Dropped). At maxmemory the server refuses publishing, claiming and settling
 // alike: leave room. Any maxmemory-policy but noeviction loses messages (event
 // Warning). A failover loses what the new master has not seen; what Replicas
-// has confirmed is only safe while the sentinels choose a replica that has it.
-// Redis Cluster is not supported by this version. An idle Python worker is
-// always served before an idle Go one.
+// has confirmed is only safe while a replica is chosen that has it. In a cluster
+// claims of a dead process come back when another consumes the same queue, and
+// a queue waits while its slot moves. An idle Python worker is always served
+// before an idle Go one.
 package redis

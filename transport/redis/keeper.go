@@ -26,6 +26,7 @@ type keeper struct {
 const (
 	keepFor    = 5 * time.Second       // at most: who comes later waits too
 	keepMargin = 50 * time.Millisecond // of a caller's time, for the answer's way back
+	nudgeEvery = 5 * time.Millisecond
 )
 
 var _ virtual.Keeper = (*store)(nil)
@@ -72,14 +73,17 @@ func (k *keeper) Push(ctx context.Context, items []virtual.Item) error {
 	if len(loads) == 0 {
 		return nil
 	}
-	_, err := call(ctx, s, "publish", driver.ErrUncertain, func() (struct{}, error) {
-		k.push(items, loads)
-		return struct{}{}, nil
-	}, nil)
+	w := &waiting{loads: loads, ends: make([]time.Time, len(items))}
+	for i := range items {
+		if m := items[i].Msg; m != nil && !m.Until.IsZero() {
+			w.ends[i] = m.Until.Add(-keepMargin)
+		}
+	}
+	errs, err := call(ctx, s, "publish", driver.ErrUncertain, func() ([]error, error) { return k.push(w), nil }, nil)
 	for _, l := range loads {
 		for _, n := range l.items {
-			if err != nil {
-				items[n].Err = err
+			if items[n].Err = err; err == nil {
+				items[n].Err = errs[n]
 			}
 		}
 	}
@@ -89,40 +93,53 @@ func (k *keeper) Push(ctx context.Context, items []virtual.Item) error {
 	return nil
 }
 
+// waiting is one push on its way. It holds nothing of the caller's, who may be
+// gone.
+type waiting struct {
+	loads []load
+	ends  []time.Time // of items: when each must be answered; zero: at limit
+	limit time.Time
+	open  []int // items that were pushed and wait
+	errs  []error
+}
+
 // push sends loads and a first WAIT together, and waits again for those whose
 // callers have more time. Inside call.
-func (k *keeper) push(items []virtual.Item, loads []load) {
+func (k *keeper) push(w *waiting) []error {
 	s := k.s
-	open := make([]int, 0, len(items))
-	for _, l := range loads {
-		open = append(open, l.items...)
+	w.limit, w.errs = time.Now().Add(keepFor), make([]error, len(w.ends))
+	for i, end := range w.ends {
+		if end.IsZero() || end.After(w.limit) {
+			w.ends[i] = w.limit
+		}
 	}
-	limit := time.Now().Add(keepFor)
-	cmds := s.pushes(loads)
+	for _, l := range w.loads {
+		w.open = append(w.open, l.items...)
+	}
+	cmds := s.pushes(w.loads)
 	n := len(cmds)
-	wait, until := k.wait(items, open, limit)
+	wait, until := k.wait(w)
 	answers := k.do(until, append(cmds, wait)...)
-	for i, err := range pushed(loads, answers[:n]) {
-		for _, at := range loads[i].items {
-			items[at].Err = s.failed("publish", loads[i].queue, driver.ErrUncertain, err)
+	for i, err := range pushed(w.loads, answers[:n]) {
+		for _, at := range w.loads[i].items {
+			w.errs[at] = s.failed("publish", w.loads[i].queue, driver.ErrUncertain, err)
 		}
 	}
+	w.open = slices.DeleteFunc(w.open, func(at int) bool { return w.errs[at] != nil })
 	for answer := answers[n]; ; answer = k.do(until, wait)[0] {
-		if open = k.decide(items, open, answer, until, limit); len(open) == 0 {
-			return
+		if k.decide(w, answer, until); len(w.open) == 0 {
+			return w.errs
 		}
-		wait, until = k.wait(items, open, limit)
+		wait, until = k.wait(w)
 	}
 }
 
-// do runs commands. An idle Redis ends a wait up to 100 ms late, when its clock
-// ticks; a PING beside it makes it look. One that has not answered long after a
-// wait was to end is given up.
+// do runs commands. One that has not answered long after a wait was to end is
+// given up.
 func (k *keeper) do(until time.Time, cmds ...rueidis.Completed) []rueidis.RedisResult {
-	nudge := time.AfterFunc(time.Until(until)+time.Millisecond, func() {
-		k.s.spawn(func() { k.s.link.client.Do(k.s.ctx, k.s.command("PING")) })
-	})
-	defer nudge.Stop()
+	done := make(chan struct{})
+	defer close(done)
+	k.s.spawn(func() { k.nudge(until, done) })
 	if patience := silentFor(k.s.cfg); patience > 0 {
 		timer := time.AfterFunc(time.Until(until)+patience, func() { k.s.lost(errSilent) })
 		defer timer.Stop()
@@ -130,13 +147,29 @@ func (k *keeper) do(until time.Time, cmds ...rueidis.Completed) []rueidis.RedisR
 	return k.link.client.DoMulti(k.s.ctx, cmds...)
 }
 
+// nudge makes the server look at its waits: an idle Redis ends them when its
+// clock ticks, up to 100 ms late, or when anything else arrives.
+func (k *keeper) nudge(until time.Time, done <-chan struct{}) {
+	for timer := time.NewTimer(time.Until(until)); ; timer.Reset(nudgeEvery) {
+		select {
+		case <-timer.C:
+		case <-done:
+			timer.Stop()
+			return
+		}
+		if k.s.link.client.Do(k.s.ctx, k.s.command("PING")).Error() != nil {
+			return
+		}
+	}
+}
+
 // wait is the command for the first of the open items whose caller gives up,
 // and when that is.
-func (k *keeper) wait(items []virtual.Item, open []int, limit time.Time) (rueidis.Completed, time.Time) {
-	until := limit
-	for _, n := range open {
-		if end := k.end(&items[n], limit); end.Before(until) {
-			until = end
+func (k *keeper) wait(w *waiting) (rueidis.Completed, time.Time) {
+	until := w.limit
+	for _, n := range w.open {
+		if w.ends[n].Before(until) {
+			until = w.ends[n]
 		}
 	}
 	ms := millis(time.Until(until)) // at least 1, for 0 is for ever
@@ -146,39 +179,21 @@ func (k *keeper) wait(items []virtual.Item, open []int, limit time.Time) (rueidi
 	return k.s.command("WAIT", strconv.Itoa(k.c.Replicas), ms), until
 }
 
-// end is when an item must be answered.
-func (k *keeper) end(i *virtual.Item, limit time.Time) time.Time {
-	if i.Msg == nil || i.Msg.Until.IsZero() {
-		return limit
-	}
-	if end := i.Msg.Until.Add(-keepMargin); end.Before(limit) {
-		return end
-	}
-	return limit
-}
-
-// decide gives the open items what a wait that ended then has shown, and
-// returns those that are still open.
-func (k *keeper) decide(items []virtual.Item, open []int, answer rueidis.RedisResult, until, limit time.Time) []int {
+// decide gives the open items what a wait that ended then has shown.
+func (k *keeper) decide(w *waiting, answer rueidis.RedisResult, until time.Time) {
 	e, err := k.read(answer)
-	var rest []int
-	for _, n := range open {
-		it := &items[n]
+	w.open = slices.DeleteFunc(w.open, func(n int) bool {
 		switch {
-		case it.Err != nil: // it was not pushed
-		case err != nil:
-			it.Err = k.s.failed("publish", it.Queue, driver.ErrUncertain, err)
-			if !errors.Is(it.Err, driver.ErrUncertain) { // the wait was refused, not the message
-				it.Err = &driver.Error{Op: "publish", Transport: Scheme, Entity: it.Queue, Kind: driver.ErrUncertain, Err: it.Err}
-			}
+		case err != nil: // the message is there; what was refused or lost is the wait
+			w.errs[n] = &driver.Error{Op: "publish", Transport: Scheme, Kind: driver.ErrUncertain, Err: err}
 		case e == nil:
-		case k.end(it, limit).After(until):
-			rest = append(rest, n)
+		case w.ends[n].After(until):
+			return false
 		default:
-			it.Err = &driver.Error{Op: "publish", Transport: Scheme, Entity: it.Queue, Kind: driver.ErrUncertain, Err: e}
+			w.errs[n] = &driver.Error{Op: "publish", Transport: Scheme, Kind: driver.ErrUncertain, Err: e}
 		}
-	}
-	return rest
+		return true
+	})
 }
 
 // read is nil when enough have it.

@@ -24,14 +24,19 @@ import (
 //	                                  until the owner knows.
 //	gombu:own:<owner>:<list>  list    texts claimed and not yet trimmed, newest at the left.
 //
-// The last three carry no TTL: they hold messages or lead to them, so that only
-// taking over may remove them. They vanish with their last entry.
+//	gombu:unbound:<exchange>  set     members that Gombu took out of its binding set in the last hour.
+//
+// Ledgers and own lists carry no TTL: they hold messages, so that only taking
+// over may remove them. They vanish with their last entry. The set of owners
+// outlives its last heartbeat by a month; who is alone looks for what nobody
+// names any more (see stray.go).
 const (
-	aliveKey  = "gombu:alive:"
-	ownersKey = "gombu:owners"
-	ledgerKey = "gombu:ledger:"
-	ownKey    = "gombu:own:"
-	bindings  = "_kombu.binding."
+	aliveKey   = "gombu:alive:"
+	ownersKey  = "gombu:owners"
+	ledgerKey  = "gombu:ledger:"
+	ownKey     = "gombu:own:"
+	unboundKey = "gombu:unbound:"
+	bindings   = "_kombu.binding."
 )
 
 // keys names things in Redis. Immutable.
@@ -135,9 +140,9 @@ func (k *keys) queueAt(key string) (queue string, ok bool) {
 	name, ok := strings.CutPrefix(key, k.prefix)
 	queue = k.queueOf(name)
 	if ok && k.cluster {
-		queue, ok = strings.CutPrefix(queue, "{")
-		queue, ok = strings.CutSuffix(queue, "}")
-		ok = ok && !strings.Contains(name, "}"+ownKey)
+		inner, opens := strings.CutPrefix(queue, "{")
+		inner, closes := strings.CutSuffix(inner, "}")
+		queue, ok = inner, opens && closes && !strings.Contains(name, "}"+ownKey)
 	}
 	return queue, ok
 }
@@ -179,5 +184,5 @@ func (k *keys) checkQueue(op, queue string) error {
 
 // isOurs tells the keys of this transport from queues.
 func isOurs(name string) bool {
-	return name == ownersKey || strings.HasPrefix(name, aliveKey) || strings.HasPrefix(name, ledgerKey) || strings.HasPrefix(name, ownKey)
+	return name == ownersKey || strings.HasPrefix(name, aliveKey) || strings.HasPrefix(name, unboundKey) || strings.HasPrefix(name, ledgerKey) || strings.HasPrefix(name, ownKey)
 }

@@ -15,12 +15,13 @@ import (
 )
 
 // A link is one connection under rueidis. It is dialed once: rueidis would
-// reconnect in silence, but a session's claims, tracked keys and subscriptions
-// end with the connection that made them.
+// reconnect in silence, but tracked keys and subscriptions end with the
+// connection that made them, and what it owed an answer must be known.
 type link struct {
 	net.Conn
 	socket net.Conn // under TLS, if any: closing that one never waits for the peer
 	client rueidis.Client
+	asked  atomic.Bool  // a ping is under way, see fanout.ping
 	moved  atomic.Int64 // bytes read and written: whether the server is alive
 	addr   string       // where it leads
 	epoch  int64        // of the sentinels' view that named it

@@ -23,8 +23,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("GOMBU_TEST_CHILD") != "" {
+	switch os.Getenv("GOMBU_TEST_CHILD_DOES") {
+	case "claim":
 		child()
+	case "handle":
+		handleForEver()
+	case "hold":
+		holdOn()
 	}
 	code := m.Run()
 	unlockDatabase()

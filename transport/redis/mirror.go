@@ -30,6 +30,7 @@ type tickReport struct {
 	gen      int    // of the connection that heard it
 	overdue  int64  // entries of Kombu's unacked
 	due      string // the latest score that is overdue
+	stray    int64  // whether there may be owners that nobody names, see tick.lua
 	suspects []suspect
 }
 
@@ -43,6 +44,10 @@ func (s *store) beat() {
 	ticker := time.NewTicker(beatEvery)
 	defer ticker.Stop()
 	for {
+		if s.awaiting() == nil {
+			s.fanout.ping()
+			s.beatOnce()
+		}
 		select {
 		case <-ticker.C:
 		case <-s.broken:
@@ -54,25 +59,25 @@ func (s *store) beat() {
 		case <-s.done:
 			return
 		}
-		if s.awaiting() != nil {
-			continue
+	}
+}
+
+func (s *store) beatOnce() {
+	report := make(chan tickReport, 1)
+	s.loops.Go(func() {
+		defer close(report)
+		if r, err := s.heartbeat(); err == nil {
+			report <- r
+		} else if err = s.failed("heartbeat", "", driver.ErrUnavailable, err); s.ctx.Err() == nil && s.awaiting() == nil { // an answer such as BUSY: the next heartbeat tries again
+			s.env.Log.Warn("redis: heartbeat", "error", err)
 		}
-		report := make(chan tickReport, 1)
-		s.loops.Go(func() {
-			defer close(report)
-			if r, err := s.heartbeat(); err == nil {
-				report <- r
-			} else if err = s.failed("heartbeat", "", driver.ErrUnavailable, err); s.ctx.Err() == nil && s.awaiting() == nil { // an answer such as BUSY: the next heartbeat tries again
-				s.env.Log.Warn("redis: heartbeat", "error", err)
-			}
-		})
-		if r, ok := s.hear(report); ok {
-			select { // the sweeper wants only the newest
-			case <-s.ticked:
-			default:
-			}
-			s.ticked <- r
+	})
+	if r, ok := s.hear(report); ok {
+		select { // the sweeper wants only the newest
+		case <-s.ticked:
+		default:
 		}
+		s.ticked <- r
 	}
 }
 
@@ -131,7 +136,7 @@ func (s *store) tickSome(work []mirrored) (tickReport, error) {
 		return tickReport{}, s.fenced()
 	}
 	list, err := answer.ToArray()
-	if err != nil || len(list) < 2 {
+	if err != nil || len(list) < 3 {
 		return tickReport{}, cmp.Or(err, errShort)
 	}
 	s.renewed(sent)
@@ -143,7 +148,8 @@ func (s *store) tickSome(work []mirrored) (tickReport, error) {
 	r := tickReport{at: time.Now(), gen: s.gen}
 	r.overdue, _ = list[0].AsInt64()
 	r.due, _ = list[1].ToString()
-	for i := 2; i+1 < len(list); i += 2 {
+	r.stray, _ = list[2].AsInt64()
+	for i := 3; i+1 < len(list); i += 2 {
 		owner, _ := list[i].ToString()
 		last, _ := list[i+1].ToString()
 		if owner != s.env.Owner {

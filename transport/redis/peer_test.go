@@ -43,11 +43,16 @@ func (m pyMessage) text() string {
 // first in PATH.
 func startPython(t *tester, options string) *python {
 	t.Helper()
+	return startPythonAt(t, t.config.Addr, options)
+}
+
+func startPythonAt(t *tester, addr, options string) *python {
+	t.Helper()
 	const binary = "/usr/bin/python3"
 	if out, err := exec.Command(binary, "-c", "import kombu, redis").CombinedOutput(); err != nil {
 		missing(t, fmt.Sprintf("no Kombu for %s (scripts/install): %v %s", binary, err, out))
 	}
-	p := &python{t: t, cmd: exec.Command(binary, "testdata/peer.py", fmt.Sprintf("redis://%s/%d", t.config.Addr, t.config.DB), options)}
+	p := &python{t: t, cmd: exec.Command(binary, "testdata/peer.py", fmt.Sprintf("redis://%s/%d", addr, t.config.DB), options)}
 	p.cmd.Stderr = os.Stderr
 	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
@@ -246,20 +251,38 @@ func (g *gopher) settle(r driver.Receiver, o driver.Outcome, in ...driver.Incomi
 // child is a Go consumer in a process of its own: it claims what is there and
 // waits to be killed.
 func child() {
+	s, claims := childClaims(10)
+	fmt.Println("claimed", len(claims))
+	<-s.Done()
+	os.Exit(1)
+}
+
+// childClaims opens the session that the environment describes, and claims once.
+func childClaims(most int) (*store, []virtual.Claim) {
 	u, queue := os.Getenv("GOMBU_TEST_CHILD"), os.Getenv("GOMBU_TEST_QUEUE")
 	c, err := fromText(u)
 	if err == nil {
 		var s *store
-		if s, _, err = openWith(c); err == nil {
-			dst := make([]virtual.Claim, 10)
+		if s, _, err = openAs(c, driver.Consume); err == nil {
+			dst := make([]virtual.Claim, most)
 			var n int
-			n, err = s.Claim(context.Background(), virtual.ClaimRequest{Wants: []virtual.Want{{Queue: queue, Max: 10}}, Wait: 10 * time.Second}, dst)
-			fmt.Println("claimed", n)
-			<-s.Done()
+			if n, err = s.Claim(context.Background(), virtual.ClaimRequest{Wants: []virtual.Want{{Queue: queue, Max: most}}, Wait: 10 * time.Second}, dst); err == nil {
+				return s, dst[:n]
+			}
 		}
 	}
 	fmt.Println(err)
 	os.Exit(1)
+	return nil, nil
+}
+
+// childCommand is this test program as another process.
+func childCommand(t *tester, does, queue, options string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "GOMBU_TEST_CHILD_DOES="+does, "GOMBU_TEST_QUEUE="+queue,
+		fmt.Sprintf("GOMBU_TEST_CHILD=redis://%s/%d?%s", t.config.Addr, t.config.DB, options))
+	cmd.Stderr = os.Stderr
+	return cmd
 }
 
 // killedChild claims from a queue in another process and kills that, once its
@@ -267,8 +290,7 @@ func child() {
 func killedChild(t *tester, queue string) {
 	t.Helper()
 	before := t.number("HLEN", "unacked")
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprintf("GOMBU_TEST_CHILD=redis://%s/%d", t.config.Addr, t.config.DB), "GOMBU_TEST_QUEUE="+queue)
+	cmd := childCommand(t, "claim", queue, "")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

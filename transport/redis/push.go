@@ -108,9 +108,9 @@ func pushed(loads []load, answers []rueidis.RedisResult) []error {
 // renewals are the commands that put off the end of a queue declared with
 // x-expires, on all its lists (redis.md section 3.2).
 func (s *store) renewals(queue string) []rueidis.Completed {
-	s.mu.Lock()
-	expires := s.queues[queue].expires
-	s.mu.Unlock()
+	s.cfg.known.mu.Lock()
+	expires := s.cfg.known.queues[queue].expires
+	s.cfg.known.mu.Unlock()
 	if expires <= 0 {
 		return nil
 	}

@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -13,28 +14,17 @@ import (
 	"github.com/gombu/gombu/wire/kombu"
 )
 
-// Create makes the queue known to this session. Redis has no empty lists, so
+// Create makes the queue known to the connector's sessions. Redis has no empty lists, so
 // that nothing is written; of the arguments only x-expires means something.
 func (s *store) Create(_ context.Context, q *driver.Queue) error {
-	if err := s.keys.checkQueue("declare", q.Name); err != nil {
-		return err
-	}
-	d, err := declaredOf(q)
-	if err != nil {
-		return err
-	}
-	s.declare(q.Name, d)
-	return nil
+	return s.cfg.known.create(&s.keys, q)
 }
 
-// declare makes a queue known to this session.
-func (s *store) declare(queue string, d declared) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.queues[queue] = d
-}
-
-func declaredOf(q *driver.Queue) (d declared, err error) {
+func (e *entities) create(k *keys, q *driver.Queue) error {
+	if err := k.checkQueue("declare", q.Name); err != nil {
+		return err
+	}
+	var d declared
 	switch v := q.Arguments().Get("x-expires").(type) {
 	case nil:
 	case int64:
@@ -46,24 +36,34 @@ func declaredOf(q *driver.Queue) (d declared, err error) {
 	case float64:
 		d.expires = time.Duration(v * float64(time.Millisecond))
 	default:
-		err = &driver.Error{Op: "declare", Transport: Scheme, Entity: q.Name, Kind: driver.ErrInvalid, Err: errors.New("x-expires: want milliseconds")}
+		return &driver.Error{Op: "declare", Transport: Scheme, Entity: q.Name, Kind: driver.ErrInvalid, Err: errors.New("x-expires: want milliseconds")}
 	}
-	return d, err
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.queues[q.Name] = d
+	return nil
 }
 
-// Drop deletes the queue's lists and, from every exchange that this session
+// forget is told that a queue is deleted, and returns the exchanges that it may
+// be bound to.
+func (e *entities) forget(queue, sep string) (exchanges []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.queues, queue)
+	e.loseQueue(queue, sep)
+	return slices.Collect(maps.Keys(e.bound))
+}
+
+// Drop deletes the queue's lists and, from every exchange that this connector
 // has bound or routed, its bindings (Kombu removes only those it made itself).
 func (s *store) Drop(ctx context.Context, queue string) error {
 	if err := s.keys.checkQueue("delete", queue); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	delete(s.queues, queue)
-	exchanges := make([]string, 0, len(s.bound))
-	for ex := range s.bound {
-		exchanges = append(exchanges, ex)
+	exchanges := s.cfg.known.forget(queue, s.keys.sep)
+	if s.keys.cluster {
+		exchanges = nil // they are at other nodes, see cluster.Drop
 	}
-	s.mu.Unlock()
 	_, err := call(ctx, s, "delete", driver.ErrUncertain, func() (struct{}, error) {
 		cmds := []rueidis.Completed{s.command(append([]string{"UNLINK"}, s.keys.prefixed(s.keys.lists(queue))...)...)}
 		for _, ex := range exchanges {
@@ -90,7 +90,7 @@ func (s *store) unbinding(exchange, queue string) ([]rueidis.Completed, error) {
 	if err != nil || len(members) == 0 {
 		return nil, err
 	}
-	return []rueidis.Completed{s.command(append([]string{"SREM", s.keys.bindings(exchange)}, members...)...)}, nil
+	return s.rebinding("SREM", exchange, members...), nil
 }
 
 // Purge drops what is ready on all the queue's lists.
@@ -111,7 +111,7 @@ func (s *store) Purge(ctx context.Context, queue string) (int, error) {
 }
 
 // Stat counts what is ready. Who else holds or consumes is not known: -1. A
-// queue without a key that this session did not declare is ErrNotFound, as
+// queue without a key that this connector did not declare is ErrNotFound, as
 // Kombu's passive declare has it.
 func (s *store) Stat(ctx context.Context, queue string) (driver.QueueInfo, error) {
 	if err := s.keys.checkQueue("inspect", queue); err != nil {
@@ -127,9 +127,9 @@ func (s *store) Stat(ctx context.Context, queue string) (driver.QueueInfo, error
 	if err != nil {
 		return driver.QueueInfo{}, err
 	}
-	s.mu.Lock()
-	_, known := s.queues[queue]
-	s.mu.Unlock()
+	s.cfg.known.mu.Lock()
+	_, known := s.cfg.known.queues[queue]
+	s.cfg.known.mu.Unlock()
 	if n == 0 && !known {
 		return driver.QueueInfo{}, &driver.Error{Op: "inspect", Transport: Scheme, Entity: queue, Kind: driver.ErrNotFound,
 			Err: errors.New("no key of that name; Redis keeps no empty queues")}
@@ -164,12 +164,7 @@ func sum(answers []rueidis.RedisMessage) (int, error) {
 // Queues lists what has a key, priorities folded in, and what this session
 // declared. It scans the database: for people, not for loops.
 func (s *store) Queues(ctx context.Context) ([]driver.QueueInfo, error) {
-	names := map[string]bool{}
-	s.mu.Lock()
-	for q := range s.queues {
-		names[q] = true
-	}
-	s.mu.Unlock()
+	names := s.cfg.known.names()
 	if err := s.names(ctx, names); err != nil {
 		return nil, err
 	}
@@ -187,6 +182,17 @@ func (s *store) Queues(ctx context.Context) ([]driver.QueueInfo, error) {
 		out = append(out, infos...)
 	}
 	return out, nil
+}
+
+// names are the queues that were declared.
+func (e *entities) names() map[string]bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	names := make(map[string]bool, len(e.queues))
+	for q := range e.queues {
+		names[q] = true
+	}
+	return names
 }
 
 // names adds the queues that have a key.

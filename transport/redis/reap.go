@@ -27,9 +27,9 @@ type sighting struct {
 }
 
 const (
-	vigilGap = 3 * beatEvery // longer without a look, and it starts anew
-	vigilNew = 4 * beatEvery // in which everybody had time to connect again
-	reapSome = 64            // claims per script
+	vigilGap = 3 * beatEvery     // longer without a look, and it starts anew
+	vigilNew = 7 * beatEvery / 2 // in which everybody had time to connect again
+	reapSome = 64                // claims per script
 )
 
 // update takes a new look and returns the suspects with what is known of them.
@@ -50,8 +50,9 @@ func (v *vigil) update(r tickReport) map[suspect]*sighting {
 	return next
 }
 
-// takeOver fences the owners that are dead and gives their claims back.
-func (s *store) takeOver(v *vigil, r tickReport) {
+// takeOver fences the owners that are dead and gives their claims back; it says
+// whether there were any.
+func (s *store) takeOver(v *vigil, r tickReport) (died bool) {
 	for su, seen := range v.update(r) {
 		value, dead := s.isDead(su, seen, r.at.Sub(v.since) >= vigilNew)
 		if !dead || s.stopping() {
@@ -61,6 +62,7 @@ func (s *store) takeOver(v *vigil, r tickReport) {
 		if n, err := s.script(fenceScript, keys, []string{su.owner, value, su.last}).AsInt64(); err != nil || n == 0 {
 			continue
 		}
+		died = true
 		n, err := s.reap(su.owner, true)
 		if n > 0 {
 			s.env.Log.Info("redis: took over the claims of a dead owner", "owner", su.owner, "lists", n)
@@ -69,6 +71,7 @@ func (s *store) takeOver(v *vigil, r tickReport) {
 			s.env.Log.Warn("redis: taking over", "owner", su.owner, "error", err)
 		}
 	}
+	return died
 }
 
 // isDead: its alive key is gone, or its connection to this very server is and
@@ -107,11 +110,7 @@ func (s *store) reap(owner string, count bool) (int, error) {
 	if count {
 		how = "1"
 	}
-	for _, f := range fields {
-		list, ok := strings.CutPrefix(f, "b:")
-		if !ok {
-			continue
-		}
+	for _, list := range s.listsOf(owner, fields) {
 		own := s.keys.own(owner, list)
 		forget = append(forget, own)
 		keys := []string{s.keys.alive(owner), s.keys.ledger(owner), own, s.keys.full(list), s.keys.unacked, s.keys.index}

@@ -6,19 +6,23 @@
 --       was given back as started once, for nobody knows whether it was,
 --       6 how many positions to look at, for most may be settled
 -- Returns how many are left, -1 when the owner lives. A mirrored claim whose
--- mirror is gone was taken by a Kombu peer and is not given back. An error
+-- mirror is gone, entry and index, was taken by a Kombu peer and is not given
+-- back; one of which only the mirror is left is made due for the sweep. An error
 -- means that nothing was done: KEYS[4] is no list.
 if redis.call('EXISTS', KEYS[1]) == 1 then return -1 end
 redis.call('LLEN', KEYS[4]) -- now it may fail: later the text would be lost
 local base = tonumber(redis.call('HGET', KEYS[2], 'b:' .. ARGV[2]) or 0)
 local mark = tonumber(redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or 0)
 local left, room = redis.call('LLEN', KEYS[3]), tonumber(ARGV[4])
+for pos = base + left + 1, math.min(mark, base + left + 10000) do
+  redis.call('ZADD', KEYS[6], 'XX', 0, ARGV[1] .. ':' .. ARGV[2] .. ':' .. string.format('%.0f', pos))
+end
 local function give(text, pos)
   local ours = text ~= ARGV[3]
   if pos <= mark then
     local id = ARGV[1] .. ':' .. ARGV[2] .. ':' .. string.format('%.0f', pos)
-    redis.call('ZREM', KEYS[6], id)
-    ours = redis.call('HDEL', KEYS[5], id) == 1 and ours
+    local indexed = redis.call('ZREM', KEYS[6], id) == 1
+    ours = (redis.call('HDEL', KEYS[5], id) == 1 or indexed) and ours
   end
   if ours then
     if ARGV[5] == '1' and string.find(text, '^{%s*"') and string.sub(text, 1, 12) ~= '{"gombu-try"' then

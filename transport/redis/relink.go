@@ -21,7 +21,7 @@ import (
 
 var (
 	errLinkLost   = errors.New("the connection was lost before the answer came")
-	errRolledBack = errors.New("the server has lost claims of this session: it was restarted or replaced by one with older data")
+	errRolledBack = errors.New("the server has lost claims of this session: it was restarted or replaced by one with older data, or its keys were deleted")
 )
 
 // Waits between attempts to connect again: the first comes at once.
@@ -235,8 +235,7 @@ func (s *store) returnStrays() error {
 		back := top < l.top
 		s.mu.Unlock()
 		if back {
-			s.end(&driver.Error{Op: "session", Transport: Scheme, Entity: s.env.Owner, Kind: driver.ErrLeaseLost, Err: errRolledBack})
-			return s.Err()
+			return s.rolledBack()
 		}
 		for batch := range slices.Chunk(strays, settleBatch) {
 			if err := s.putBack(l, batch); err != nil {
@@ -248,6 +247,13 @@ func (s *store) returnStrays() error {
 		s.mu.Unlock()
 	}
 	return nil
+}
+
+// rolledBack ends the session: positions beyond what the server knows of would
+// name other claims one day.
+func (s *store) rolledBack() error {
+	s.end(&driver.Error{Op: "session", Transport: Scheme, Entity: s.env.Owner, Kind: driver.ErrLeaseLost, Err: errRolledBack})
+	return s.Err()
 }
 
 // strayLook is how many positions are looked at in one script.

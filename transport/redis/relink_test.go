@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -97,19 +98,20 @@ func TestAnswersThatAreLost(tt *testing.T) {
 	t.push(s, "out", "x")
 	got := t.claim(s, 3, "q")
 	t.do("HDEL", "unacked", s.env.Owner+":q:3") // Kombu's sweep took it
+	t.do("ZREM", "unacked_index", s.env.Owner+":q:3")
 	own := ownKey + s.env.Owner + ":q"
 	lose := func(what string, seen func() bool, call func()) {
 		t.Helper()
 		gate.Lock()
 		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer gate.Unlock()
 		wg.Go(call)
 		eventually(t, what, seen)
 		t.killLinks(s)
-		gate.Unlock()
-		wg.Wait()
 	}
 	var errs []error
-	lose("acks", func() bool { return t.number("HLEN", "unacked") == 2 }, func() { errs = t.settle(s, driver.Ack, got[0]) })
+	lose("ack", func() bool { return t.number("HLEN", "unacked") == 1 }, func() { errs = t.settle(s, driver.Ack, got[0]) })
 	wantKind(t, "an ack whose answer was lost", errs[0], nil)
 	lose("ack of a stolen claim", func() bool { return strings.HasPrefix(t.list(own)[0], "\x00") }, func() { errs = t.settle(s, driver.Ack, got[2]) })
 	wantKind(t, "an ack of what Python took, whose answer was lost", errs[0], driver.ErrLeaseLost)
@@ -306,4 +308,40 @@ func TestCloseWithoutAConnection(tt *testing.T) {
 	if took := time.Since(began); took > time.Second {
 		t.Fatalf("took %v", took)
 	}
+}
+
+// A fan-out's connection that is dead without a word is found out, and replaced.
+func TestASilentSubscriptionIsMadeAgain(tt *testing.T) {
+	t := newTester(tt)
+	gate := &sync.RWMutex{}
+	var dials atomic.Int32
+	s, ev := t.consumer(func(c *Config) {
+		c.Heartbeat = time.Second
+		c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+			if dials.Add(1) == 2 {
+				conn = heldConn{conn, gate}
+			}
+			return conn, err
+		}
+	})
+	sub, err := s.Subscribe(soon(t), driver.ReceiverConfig{Queue: "fq"}, []driver.Binding{{Exchange: "e"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate.Lock()
+	var once sync.Once
+	defer once.Do(gate.Unlock)
+	eventually(t, "the silence to be noticed", func() bool {
+		if dials.Load() == 2 && t.number("PUBSUB", "NUMPAT") == 0 {
+			once.Do(gate.Unlock)
+		}
+		return ev.count(driver.Dropped, "fan-out's connection") == 1
+	})
+	eventually(t, "the subscription", func() bool { return t.number("PUBLISH", s.channel("e", ""), envelope("x", 0)) > 0 })
+	dst := make([]virtual.Claim, 1)
+	if n, err := sub.Receive(soon(t), dst); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	wantKind(t, "the session", s.Err(), nil)
 }

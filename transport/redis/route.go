@@ -45,9 +45,9 @@ func (s *store) rebind(ctx context.Context, verb, typ string, b []driver.Binding
 		return nil
 	}
 	_, err := call(ctx, s, op, driver.ErrUncertain, func() (struct{}, error) {
-		cmds := make([]rueidis.Completed, len(b))
+		var cmds []rueidis.Completed
 		for i := range b {
-			cmds[i] = s.command(verb, s.keys.bindings(b[i].Exchange), members[i])
+			cmds = append(cmds, s.rebinding(verb, b[i].Exchange, members[i])...)
 		}
 		answers, err := s.multi(cmds...)
 		for i := range answers {
@@ -57,18 +57,19 @@ func (s *store) rebind(ctx context.Context, verb, typ string, b []driver.Binding
 		}
 		return struct{}{}, err
 	}, nil)
-	for i := range b {
-		s.note(b[i].Exchange)
+	if err == nil || verb == "SREM" {
+		s.cfg.known.keep(verb, b, members)
 	}
 	return err
 }
 
 // note remembers an exchange for Drop.
 func (s *store) note(exchange string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.bound) < maxKnown {
-		s.bound[exchange] = struct{}{}
+	known := s.cfg.known
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	if len(known.bound) < maxKnown {
+		known.bound[exchange] = struct{}{}
 	}
 }
 

@@ -13,6 +13,8 @@ var (
 	settleLua string
 	//go:embed begin.lua
 	beginLua string
+	//go:embed register.lua
+	registerLua string
 	//go:embed resume.lua
 	resumeLua string
 	//go:embed strays.lua
@@ -29,17 +31,21 @@ var (
 	restoreLua string
 	//go:embed unlock.lua
 	unlockLua string
+	//go:embed mend.lua
+	mendLua string
 
-	settleScript  = rueidis.NewLuaScript(settleLua)
-	beginScript   = rueidis.NewLuaScript(beginLua)
-	resumeScript  = rueidis.NewLuaScript(resumeLua)
-	straysScript  = rueidis.NewLuaScript(straysLua)
-	tickScript    = rueidis.NewLuaScript(tickLua)
-	fenceScript   = rueidis.NewLuaScript(fenceLua)
-	reapScript    = rueidis.NewLuaScript(reapLua)
-	forgetScript  = rueidis.NewLuaScript(forgetLua)
-	restoreScript = rueidis.NewLuaScript(restoreLua)
-	unlockScript  = rueidis.NewLuaScript(unlockLua)
+	settleScript   = rueidis.NewLuaScript(settleLua)
+	beginScript    = rueidis.NewLuaScript(beginLua)
+	registerScript = rueidis.NewLuaScript(registerLua)
+	resumeScript   = rueidis.NewLuaScript(resumeLua)
+	straysScript   = rueidis.NewLuaScript(straysLua)
+	tickScript     = rueidis.NewLuaScript(tickLua)
+	fenceScript    = rueidis.NewLuaScript(fenceLua)
+	reapScript     = rueidis.NewLuaScript(reapLua)
+	forgetScript   = rueidis.NewLuaScript(forgetLua)
+	restoreScript  = rueidis.NewLuaScript(restoreLua)
+	unlockScript   = rueidis.NewLuaScript(unlockLua)
+	mendScript     = rueidis.NewLuaScript(mendLua)
 )
 
 // script runs one a script under the session's context; for use inside call.

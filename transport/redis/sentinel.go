@@ -68,12 +68,11 @@ func (t *sentinel) ask(ctx context.Context, others int) (view, error) {
 		b.Arbitrary("SENTINEL", "MASTER", t.name).Build())
 	v, err := viewOf(answers, others)
 	if err != nil {
-		if _, answered := rueidis.IsRedisErr(err); !answered {
-			t.shut()
-		}
 		kind := driver.ErrUnavailable
-		if re, ok := rueidis.IsRedisErr(err); ok && (re.IsNil() || isAbout(re, "no such master")) {
+		if rueidis.IsRedisNil(err) {
 			kind, err = driver.ErrNotFound, fmt.Errorf("the sentinel knows no master %q", t.name)
+		} else if _, answered := rueidis.IsRedisErr(err); !answered {
+			t.shut()
 		}
 		return v, &driver.Error{Op: "connect", Transport: Scheme, Entity: t.c.Addr, Kind: kind, Err: err}
 	}

@@ -1,6 +1,8 @@
 package redis
 
 import (
+	"cmp"
+	"crypto/rand"
 	"fmt"
 	"net"
 	"os"
@@ -132,6 +134,26 @@ func resumed(t testing.TB, after string, announced time.Time, f *traffic) {
 	if took > limit {
 		t.Fatalf("after %s: %v", after, took)
 	}
+}
+
+// The shared set: what a user writes works.
+func TestSentinelURL(t *testing.T) {
+	const url = "sentinel://127.0.0.1:26391/3?master_name=gombu&min_other_sentinels=2;sentinel://127.0.0.1:26392;sentinel://127.0.0.1:26393"
+	c := configOf(t, "GOMBU_TEST_REDIS_SENTINEL", url)
+	if conn, err := net.DialTimeout("tcp", c.Sentinels[0], 2*time.Second); err != nil {
+		missing(t, "no sentinels at "+c.Sentinels[0]+" (scripts/services start redis-sentinel): "+err.Error())
+	} else {
+		conn.Close()
+	}
+	f := startTraffic(t, cmp.Or(os.Getenv("GOMBU_TEST_REDIS_SENTINEL"), url), gombu.ProducerConfig{Replicas: 1}, "sentinel-"+rand.Text())
+	f.more(10)
+	f.settled(10 * time.Second)
+	c.MasterName = "nobody"
+	_, _, err := openWith(c)
+	wantKind(t, "no such master", err, driver.ErrNotFound)
+	c.MasterName, c.MinOtherSentinels, c.ConnectTimeout = masterName, 5, 500*time.Millisecond
+	_, _, err = openWith(c)
+	wantKind(t, "too few sentinels", err, driver.ErrUnavailable)
 }
 
 // Whatever single server or sentinel dies: what Replicas has confirmed is

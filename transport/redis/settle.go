@@ -18,7 +18,7 @@ const (
 	settleBatch = 256
 	settleBytes = 1 << 20
 	trimMost    = 1024 // settled positions: there are many when an older claim was held for long
-	longest     = 4096 // an own list, beside what is open: then old claims are set aside
+	longest     = 4096 // an own list grows to before old claims are set aside, see store.longest
 )
 
 // tombstone marks a settled position; no message starts with NUL and this owner's id.
@@ -172,7 +172,7 @@ func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []st
 	open := len(l.open)
 	s.mu.Unlock()
 	keys = []string{s.keys.alive(s.env.Owner), s.keys.ledger(s.env.Owner), l.key, s.keys.unacked, s.keys.index}
-	args = append(make([]string, 0, 5+4*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner), strconv.Itoa(trimMost), strconv.Itoa(longest+2*open))
+	args = append(make([]string, 0, 5+4*len(g)), s.env.Owner, l.list, tombstone(s.env.Owner), strconv.Itoa(trimMost), strconv.Itoa(s.longest+2*open))
 	key := func(list string) string {
 		name := s.keys.full(list)
 		n := slices.Index(keys[5:], name)

@@ -12,7 +12,8 @@
 --       The n texts are pushed in the same step.
 -- Returns -1 when another process has taken over (nothing was done), else for
 -- each claim 1, or 0 when it is no longer ours (nothing was done for it). A
--- claim that is mirrored is ours while its mirror stands. One that was ended
+-- claim that is mirrored is ours while its mirror stands: the entry, or at least
+-- its index, for who takes over removes both at once. One that was ended
 -- before answers as it did then, and nothing is done again: the answer may have
 -- been lost. An error means that nothing was done: one of the lists is none.
 local base = redis.call('HGET', KEYS[2], 'b:' .. ARGV[2])
@@ -35,10 +36,19 @@ while a <= #ARGV do
   end
   if ours and pos <= mark then
     local id = ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[a]
-    redis.call('ZREM', KEYS[5], id)
-    if redis.call('HDEL', KEYS[4], id) == 0 then
+    local indexed = redis.call('ZREM', KEYS[5], id)
+    if redis.call('HDEL', KEYS[4], id) == 0 and indexed == 0 then
       ours = false
       if (text or redis.call('LINDEX', KEYS[3], base - pos)) ~= ARGV[3] then redis.call('HSET', KEYS[2], 'x' .. name, '') end
+    end
+  end
+  if taken and pos <= mark then -- the own list was deleted; the mirror has the text
+    local id = ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[a]
+    if what == 'drop' and n == 0 then
+      redis.call('ZREM', KEYS[5], id)
+      taken = redis.call('HDEL', KEYS[4], id) == 0
+    else
+      redis.call('ZADD', KEYS[5], 'XX', 0, id) -- the sweep restores it
     end
   end
   if there then redis.call('LSET', KEYS[3], base - pos, ARGV[3]) end

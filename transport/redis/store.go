@@ -14,16 +14,19 @@ import (
 )
 
 // A store is one session. Its goroutines: rueidis's reader and writer, one per
-// command in flight, beat (liveness and mirror), sweeper (taking over), and one
-// per fan-out pattern; Close waits for all of them.
+// command in flight, beat (liveness, mirror, connecting again), sweeper (taking
+// over), one per fan-out subscription and two for its connection's ping; Close
+// waits for all of them.
 type store struct {
-	cfg  *Config
-	keys keys
-	env  driver.Env
-	link *link  // another one after relink, which holds all slots then; elsewhere read under mu
-	run  string // the server's run id and our client id there, what the alive key says; changes with link
-	gen  int    // connections so far, beat's own
+	cfg   *Config
+	keys  keys
+	env   driver.Env
+	build rueidis.Builder // of commands, whatever connection they go over
+	link  *link           // another one after relink, which holds all slots then; elsewhere read under mu
+	run   string          // the server's run id and our client id there, what the alive key says; changes with link
+	gen   int             // connections so far, beat's own
 
+	longest int  // settled positions of an own list, beside twice what is open
 	claims  bool // it consumes: an owner with a heartbeat
 	relinks bool // it outlives its connection
 
@@ -37,11 +40,12 @@ type store struct {
 	gone   chan struct{}  // closed when Close is done
 	loops  sync.WaitGroup // those two
 
-	track  tracker
-	fanout fanout
-	ticked chan tickReport // from beat to sweeper, newest only
-	broken chan struct{}   // capacity 1: beat is to relink
-	astray atomic.Bool     // there may be claims in own lists that are not open here
+	track    tracker
+	fanout   fanout
+	ticked   chan tickReport // from beat to sweeper, newest only
+	broken   chan struct{}   // capacity 1: beat is to relink
+	unlisted atomic.Bool     // this owner was put back into owners by a claim
+	astray   atomic.Bool     // there may be claims in own lists that are not open here
 
 	born time.Time
 	good atomic.Int64 // since born, when the last good heartbeat was sent
@@ -54,10 +58,18 @@ type store struct {
 	closing bool                // nothing new is started
 	closed  bool                // Close was called
 	own     map[string]*ownList // by source list
-	queues  map[string]declared // what this session created
-	bound   map[string]struct{} // exchanges whose bindings this session has seen
 	warned  map[string]bool
+	found   map[string][]string // by owner, lists that a search has found
 	keepers map[*keeper]struct{}
+}
+
+// entities are what the sessions of one connector have learnt: the one that
+// publishes must know what the one that declares was told.
+type entities struct {
+	mu     sync.Mutex
+	queues map[string]declared
+	bound  map[string]struct{}            // exchanges whose bindings were seen, at most maxKnown
+	mine   map[string]map[string]struct{} // members that were bound here, by exchange
 }
 
 // declared is what Create was told of a queue.
@@ -241,7 +253,7 @@ func (s *store) notSent(op string) error {
 
 // command builds one command; keys have their prefix already.
 func (s *store) command(args ...string) rueidis.Completed {
-	return s.link.client.B().Arbitrary(args...).Build()
+	return s.build.Arbitrary(args...).Build()
 }
 
 // multi runs commands in one transaction and returns what each answered. Under

@@ -16,7 +16,7 @@ import (
 func (s *store) sweeper() {
 	var swept, idle time.Time // the last sweep; until when there is nothing to restore
 	var stuck int64
-	watch := vigil{}
+	watch, strays := vigil{}, search{}
 	for {
 		var r tickReport
 		select {
@@ -34,8 +34,12 @@ func (s *store) sweeper() {
 			return
 		}
 		s.recall()
-		s.takeOver(&watch, r)
+		s.mend()
+		died := s.takeOver(&watch, r)
 		now := time.Now()
+		if strays.due(r, s.unlisted.Swap(false), died, now) {
+			s.findStrays()
+		}
 		if r.overdue > 0 && now.Sub(swept) >= s.cfg.RestoreInterval && (r.overdue != stuck || now.After(idle)) {
 			swept = now
 			if s.sweep(r.due) == 0 { // entries that lead nowhere: look again when they are more

@@ -8,10 +8,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/gombu/gombu"
+	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/wire/kombu"
 )
 
 // traffic publishes and consumes all the time and keeps the ledger.
@@ -27,6 +30,45 @@ type traffic struct {
 	last      time.Time // a message was handled that was published after the one before
 	newest    map[string]int
 	uncertain int
+
+	lost atomic.Int64 // sessions
+	slow atomic.Int64 // how long a handler takes
+
+	mayLose map[string]bool // what a test destroyed itself; guarded by mu
+}
+
+// destroyed notes the ids in texts that were deleted.
+func (f *traffic) destroyed(texts []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, text := range texts {
+		var in driver.Incoming
+		if kombu.Decode([]byte(text), &in) == nil {
+			f.mayLose[string(in.Body)] = true
+		}
+	}
+}
+
+// more waits until so many more were handled.
+func (f *traffic) more(n int) {
+	f.Helper()
+	handled := func() int {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return len(f.handled)
+	}
+	start := handled()
+	eventually(f, "more deliveries", func() bool { return handled() >= start+n })
+}
+
+func (f *traffic) duplicates() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, times := range f.handled {
+		n += times - 1
+	}
+	return n
 }
 
 // startTraffic has this many producers, each in order, and one consumer, with a
@@ -34,7 +76,11 @@ type traffic struct {
 func startTraffic(t testing.TB, url string, cfg gombu.ProducerConfig, queues ...string) *traffic {
 	t.Helper()
 	f := &traffic{TB: t, confirmed: map[string]bool{}, handled: map[string]int{}, newest: map[string]int{}}
-	quiet := &gombu.Config{Log: slog.New(slog.DiscardHandler)}
+	quiet := &gombu.Config{Log: slog.New(slog.DiscardHandler), OnEvent: func(e gombu.Event) {
+		if e.Kind == driver.Lost {
+			f.lost.Add(1)
+		}
+	}}
 	out, in := openConn(t, url, quiet), openConn(t, url, quiet)
 	sending, stopOut := context.WithCancel(context.Background())
 	receiving, stopIn := context.WithCancel(context.Background())
@@ -42,12 +88,15 @@ func startTraffic(t testing.TB, url string, cfg gombu.ProducerConfig, queues ...
 	t.Cleanup(f.stop)
 	for _, q := range queues {
 		c := cfg
-		c.Key = q
+		c.Key = q // of an exchange too
 		p := out.Producer(&c)
 		f.out.Go(func() { f.produce(sending, p, q) })
 	}
 	f.in.Go(func() {
 		err := in.Run(receiving, gombu.ConsumerConfig{Queues: queues, Prefetch: 20, Workers: 4}, func(_ context.Context, d *gombu.Delivery) error {
+			if d := time.Duration(f.slow.Load()); d > 0 {
+				<-time.After(d) // work
+			}
 			f.note(d.Queue, string(d.Body))
 			return nil
 		})
@@ -130,6 +179,7 @@ func (f *traffic) settled(within time.Duration) {
 		twice := 0
 		for id := range f.confirmed {
 			switch n := f.handled[id]; {
+			case n == 0 && f.mayLose[id]:
 			case n == 0:
 				missing = append(missing, id)
 			case n > 1:

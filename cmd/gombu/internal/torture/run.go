@@ -184,10 +184,20 @@ func (r *run) topology() gombu.Topology {
 	return gombu.Topology{Queues: []gombu.Queue{q}}
 }
 
+// settling is how long a quorum queue is left alone after it was declared. One
+// that is younger than half a second when its broker is killed comes back empty
+// and without a leader (seen on RabbitMQ 3.10.8): the broker has not written down
+// yet where its log is.
+const settling = 2 * time.Second
+
 func (r *run) declare(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Patience)
+	within, cancel := context.WithTimeout(ctx, r.cfg.Patience)
 	defer cancel()
-	return r.admin.Declare(ctx, r.topology())
+	err := r.admin.Declare(within, r.topology())
+	if err == nil && r.kind == rabbitmq && r.cfg.QueueType == "quorum" {
+		pause(ctx, settling)
+	}
+	return err
 }
 
 func (r *run) addConsumer(ctx context.Context, name string, python bool) error {
