@@ -1,0 +1,3 @@
+module github.com/gombu/gombu/bench
+
+go 1.26
