@@ -260,22 +260,34 @@ func (r *run) allReady(ctx context.Context) error {
 	return nil
 }
 
-// await waits for what an actor says.
+// await waits for what an actor says, as long as anything happens meanwhile.
 func (r *run) await(ctx context.Context, a *actor, c <-chan struct{}, what string) error {
 	t := time.NewTimer(r.cfg.Patience)
 	defer t.Stop()
-	select {
-	case <-c:
-		return nil
-	case <-a.over:
-		if closed(c) {
+	progress := func() int {
+		sent, handled, _ := r.led.Progress()
+		return sent + handled
+	}
+	before := progress()
+	for {
+		select {
+		case <-c:
 			return nil
+		case <-a.over:
+			if closed(c) {
+				return nil
+			}
+			return errors.Join(fmt.Errorf("%s ended before it came %s", a.name, what), a.why())
+		case <-t.C:
+			now := progress()
+			if now == before {
+				return fmt.Errorf("%s did not come %s: nothing happened in %v", a.name, what, r.cfg.Patience)
+			}
+			before = now
+			t.Reset(r.cfg.Patience)
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
-		return errors.Join(fmt.Errorf("%s ended before it came %s", a.name, what), a.why())
-	case <-t.C:
-		return fmt.Errorf("%s did not come %s in %v", a.name, what, r.cfg.Patience)
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 
