@@ -16,11 +16,12 @@ import (
 
 	"github.com/gombu/gombu/bench/contender"
 	"github.com/gombu/gombu/bench/rabbitmq"
+	"github.com/gombu/gombu/bench/redis"
 )
 
 // all are the suites, in the order in which they run.
 func all() []contender.Suite {
-	return slices.Concat(rabbitmq.Suites())
+	return slices.Concat(rabbitmq.Suites(), redis.Suites())
 }
 
 type options struct {
