@@ -16,6 +16,7 @@ import (
 // A batch bounds one run of the settle script.
 const (
 	settleBatch = 256
+	dropBatch   = 1024 // of claims that are dropped: mostly one step
 	settleBytes = 1 << 20
 	trimMost    = 1024 // settled positions: there are many when an older claim was held for long
 	longest     = 4096 // an own list grows to before old claims are set aside, see store.longest
@@ -50,6 +51,14 @@ func (s *store) Settle(ctx context.Context, all []virtual.Settlement) error {
 		slices.SortFunc(g, func(a, b *virtual.Settlement) int { // newest first: the oldest ends up next
 			return int(b.Tag.ID) - int(a.Tag.ID)
 		})
+		if !slices.ContainsFunc(g, func(st *virtual.Settlement) bool { return !drops(st) }) {
+			for len(g) > dropBatch { // the oldest first: behind them nothing is open then
+				s.settleBatch(ctx, l, g[len(g)-dropBatch:])
+				g = g[:len(g)-dropBatch]
+			}
+			s.settleBatch(ctx, l, g)
+			continue
+		}
 		for len(g) > 0 {
 			n := batchSize(g)
 			s.settleBatch(ctx, l, g[:n])

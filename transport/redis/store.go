@@ -259,9 +259,19 @@ func (s *store) command(args ...string) rueidis.Completed {
 // multi runs commands in one transaction and returns what each answered. Under
 // the session's context; for use inside call.
 func (s *store) multi(cmds ...rueidis.Completed) ([]rueidis.RedisMessage, error) {
-	all := make([]rueidis.Completed, 0, len(cmds)+2)
+	answers, _, err := s.multiAnd(cmds, nil)
+	return answers, err
+}
+
+// multiAnd is multi with more commands behind the transaction, in the same
+// round trip, and their answers.
+func (s *store) multiAnd(cmds, more []rueidis.Completed) ([]rueidis.RedisMessage, []rueidis.RedisResult, error) {
+	all := make([]rueidis.Completed, 0, len(cmds)+2+len(more))
 	all = append(append(append(all, s.command("MULTI")), cmds...), s.command("EXEC"))
-	return execAnswer(s.link.client.DoMulti(s.ctx, all...))
+	results := s.link.client.DoMulti(s.ctx, append(all, more...)...)
+	end := len(cmds) + 2
+	answers, err := execAnswer(results[:end])
+	return answers, results[end:], err
 }
 
 // execAnswer finds what EXEC answered; when the transaction was refused, the
