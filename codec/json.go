@@ -57,7 +57,6 @@ func (d *jsonDecoder) decode(data []byte, v any) error {
 		data = replaceInvalid(data)
 	}
 	r := readers.Get().(*reader)
-	defer r.release()
 	r.Reset(data)
 	r.types, r.tags = d.types, bytes.Contains(data, tagMark)
 	if into, ok := v.(*any); ok && *into == nil {
@@ -66,7 +65,9 @@ func (d *jsonDecoder) decode(data []byte, v any) error {
 		r.into(planOf(target.Type().Elem()), target.Elem())
 	}
 	r.end()
-	return r.Err
+	err := r.Err
+	r.release()
+	return err
 }
 
 // replaceInvalid puts U+FFFD for each byte that is not UTF-8.

@@ -3,7 +3,6 @@ package codec
 import (
 	"fmt"
 	"reflect"
-	"slices"
 	"sync"
 
 	"github.com/gombu/gombu/internal/kjson"
@@ -14,8 +13,11 @@ type reader struct {
 	kjson.Scanner
 	types map[string]func(any) (any, error)
 	tags  bool  // there is a tag somewhere in the body
-	open  []any // the members of the lists that are being read
+	open  []any // the members of the lists that are being read; nil behind its end
 }
+
+// maxOpen is how much room for members is kept for the next body.
+const maxOpen = 4 << 10
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
 
@@ -23,8 +25,7 @@ var readers = sync.Pool{New: func() any { return new(reader) }}
 func (r *reader) release() {
 	r.Reset(nil)
 	r.types = nil
-	clear(r.open[:cap(r.open)])
-	if cap(r.open) > 1<<10 {
+	if cap(r.open) > maxOpen {
 		r.open = nil
 	}
 	readers.Put(r)
@@ -100,7 +101,8 @@ func (r *reader) list() any {
 	for first := true; r.More(']', first); first = false {
 		r.open = append(r.open, r.value())
 	}
-	list := slices.Clone(r.open[start:])
+	list := append([]any{}, r.open[start:]...)
+	clear(r.open[start:])
 	r.open = r.open[:start]
 	return list
 }

@@ -110,6 +110,9 @@ func (e *jsonEncoder) special(b []byte, v any) ([]byte, error) {
 		}
 		return kjson.AppendBytes(b, v), nil
 	case json.Number:
+		if v == "" {
+			v = "0" // as encoding/json
+		}
 		return kjson.AppendWhole(b, v)
 	}
 	return b, fmt.Errorf("no tag for a %T", v)
