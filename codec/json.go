@@ -1,7 +1,6 @@
 package codec
 
 import (
-	"bytes"
 	"fmt"
 	"reflect"
 	"unicode/utf8"
@@ -41,8 +40,6 @@ func JSONWith(cfg JSONConfig) Codec {
 	return Codec{Name: "json", ContentType: "application/json", ContentEncoding: "utf-8", Encode: e.encode, Decode: d.decode}
 }
 
-var tagMark = []byte(`"__type__"`)
-
 type jsonDecoder struct {
 	types map[string]func(any) (any, error)
 }
@@ -58,7 +55,7 @@ func (d *jsonDecoder) decode(data []byte, v any) error {
 	}
 	r := readers.Get().(*reader)
 	r.Reset(data)
-	r.types, r.tags = d.types, bytes.Contains(data, tagMark)
+	r.types = d.types
 	if into, ok := v.(*any); ok && *into == nil {
 		*into = r.value()
 	} else {

@@ -9,17 +9,20 @@ import (
 	"github.com/gombu/gombu/internal/kjson"
 )
 
-func holdsTag(text []byte) bool { return bytes.Contains(text, tagMark) }
+var tagType, tagValue = []byte(`"__type__"`), []byte(`"__value__"`)
+
+// tagAhead says whether the object ahead begins as a tag does.
+func (r *reader) tagAhead() bool {
+	first := r.B[r.I+1:]
+	for len(first) > 0 && first[0] <= ' ' {
+		first = first[1:]
+	}
+	return bytes.HasPrefix(first, tagType) || bytes.HasPrefix(first, tagValue)
+}
 
 // tagged reads the object ahead into v if it is a tag, else it reads nothing.
 func (r *reader) tagged(v reflect.Value) bool {
 	at := r.Scanner
-	r.Open('{')
-	first := string(r.Key())
-	r.Scanner = at
-	if first != "__type__" && first != "__value__" {
-		return false
-	}
 	value, tag := r.object()
 	if r.Err == nil && !tag {
 		r.Scanner = at

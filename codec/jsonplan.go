@@ -1,6 +1,7 @@
 package codec
 
 import (
+	"bytes"
 	"encoding"
 	"encoding/json"
 	"reflect"
@@ -136,7 +137,7 @@ func readNothing(r *reader, v reflect.Value) {
 func readSelf(r *reader, v reflect.Value) {
 	at := r.Scanner
 	text := r.raw()
-	if r.tags && r.Err == nil && holdsTag(text) {
+	if r.Err == nil && bytes.Contains(text, tagType) {
 		r.Scanner = at
 		text = r.plainText(r.value())
 	}

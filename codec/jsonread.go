@@ -12,7 +12,6 @@ import (
 type reader struct {
 	kjson.Scanner
 	types map[string]func(any) (any, error)
-	tags  bool  // there is a tag somewhere in the body
 	open  []any // the members of the lists that are being read; nil behind its end
 }
 
@@ -67,7 +66,7 @@ func (r *reader) within(name string) {
 
 // into reads one value by p, or what a tag makes of it.
 func (r *reader) into(p plan, v reflect.Value) {
-	if r.tags && r.Peek() == '{' && r.tagged(v) {
+	if r.Peek() == '{' && r.tagAhead() && r.tagged(v) {
 		return
 	}
 	p(r, v)

@@ -93,17 +93,16 @@ var plainEscapes = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f
 // unescape appends in to out, with its escapes undone.
 func (s *Scanner) unescape(out, in []byte) []byte {
 	for {
-		at := bytes.IndexByte(in, '\\')
-		if at < 0 {
-			return append(out, in...)
+		if len(in) == 0 || in[0] != '\\' {
+			at := bytes.IndexByte(in, '\\')
+			if at < 0 {
+				return append(out, in...)
+			}
+			out = append(out, in[:at]...)
+			in = in[at:]
 		}
-		out = append(out, in[:at]...)
-		if at+1 >= len(in) {
-			s.Fail("bad escape")
-			return out
-		}
-		c := in[at+1]
-		in = in[at+2:]
+		c := in[1] // span has seen it
+		in = in[2:]
 		if plain := plainEscapes[c]; plain != 0 {
 			out = append(out, plain)
 			continue
