@@ -5,7 +5,7 @@
 //
 //	codecs := codec.New()
 //	codecs.Register(sonic.JSON())
-//	conn, err := gombu.Connect(ctx, gombu.Config{URL: url, Codecs: codecs})
+//	conn, err := gombu.Open(url, &gombu.Config{Codecs: codecs})
 package sonic
 
 import (
@@ -33,7 +33,7 @@ func JSONWith(cfg codec.JSONConfig) codec.Codec {
 	c := codec.JSONWith(cfg)
 	slow := c.Decode
 	c.Decode = func(data []byte, v any) error {
-		if t := reflect.TypeOf(v); t != nil && t.Kind() == reflect.Pointer && !holdsInterface(t) && !bytes.Contains(data, tag) {
+		if t := reflect.TypeOf(v); t != nil && t.Kind() == reflect.Pointer && !holdsInterface(t) && !holdsTag(data) {
 			if fast.Unmarshal(data, v) == nil {
 				return nil
 			}
@@ -43,7 +43,22 @@ func JSONWith(cfg codec.JSONConfig) codec.Codec {
 	return c
 }
 
-var tag = []byte(`"__type__"`)
+// holdsTag says whether there may be a tag in a body. Most have few
+// underscores, and those are found fastest.
+func holdsTag(data []byte) bool {
+	for {
+		i := bytes.IndexByte(data, '_')
+		if i < 0 {
+			return false
+		}
+		if data = data[i:]; bytes.HasPrefix(data, tag) {
+			return true
+		}
+		data = data[1:]
+	}
+}
+
+var tag = []byte(`__type__"`)
 
 // fast reads as encoding/json does: invalid UTF-8 is U+FFFD, and control
 // characters in a string are refused. Unmarshal copies the body first, so that
