@@ -96,11 +96,11 @@ type everyKind struct {
 	MA     map[string]any `json:"ma"`
 	Tree   *level         `json:"tree"`
 	Fn     func()         `json:"-"`
-	Dash   int            `json:"-,"`
-	Odd    int            `json:"a\"b"`
+	Dash   int            `json:"-,"`   //nolint:staticcheck // named "-" on purpose
+	Odd    int            `json:"a\"b"` //nolint:staticcheck // no name, so it is Odd
 	Kelvin int            `json:"kK"`
 	Umlaut int            `json:"Ärger"`
-	hidden int            //nolint:unused // must be left alone
+	hidden int
 }
 
 func targets() []func() any {

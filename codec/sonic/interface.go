@@ -29,8 +29,8 @@ func meetsInterface(t reflect.Type, above []reflect.Type) bool {
 	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
 		return meetsInterface(t.Elem(), above)
 	case reflect.Struct:
-		for i := range t.NumField() {
-			if meetsInterface(t.Field(i).Type, above) {
+		for f := range t.Fields() {
+			if meetsInterface(f.Type, above) {
 				return true
 			}
 		}

@@ -217,7 +217,7 @@ func eight(s string) uint64 {
 // highest bit: what special marks, and what is above '~'.
 func unplain(x uint64) uint64 {
 	const lo, hi = 0x0101010101010101, 0x8080808080808080
-	return special(x) | (x|x+lo)&hi
+	return special(x) | (x|(x+lo))&hi
 }
 
 func appendEscape(b []byte, r rune) []byte {
