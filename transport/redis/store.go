@@ -158,7 +158,7 @@ func (s *store) spawn(f func()) bool {
 }
 
 // call runs f, which talks to the server, on a goroutine of the session and
-// waits for it under ctx. The goroutine is what makes a call end with its
+// waits for it under ctx; on the caller's own when ctx never ends. The goroutine is what makes a call end with its
 // context: rueidis waits for room in its queue, and for a stalled socket,
 // without one. When the caller has gone, late gets what f still brought.
 //
@@ -211,16 +211,25 @@ func callOnce[T any](ctx context.Context, s *store, op string, kind error, f fun
 	if err := s.enter(ctx, op); err != nil {
 		return zero, err
 	}
+	run := func() (T, error) {
+		v, err := f()
+		if _, answered := rueidis.IsRedisErr(err); err != nil && !answered && s.awaiting() != nil {
+			err = errors.Join(errLinkLost, err)
+		}
+		return v, err
+	}
+	if ctx.Done() == nil { // nobody leaves before the answer
+		defer func() { <-s.slots }()
+		v, err := run()
+		return v, s.failed(op, "", kind, err)
+	}
 	type answer struct {
 		v   T
 		err error
 	}
 	answers, gone := make(chan answer), make(chan struct{})
 	started := s.spawn(func() {
-		v, err := f()
-		if _, answered := rueidis.IsRedisErr(err); err != nil && !answered && s.awaiting() != nil {
-			err = errors.Join(errLinkLost, err)
-		}
+		v, err := run()
 		select {
 		case answers <- answer{v, err}:
 		case <-gone:
