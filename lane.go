@@ -91,15 +91,9 @@ func (l *lane) inline(ctx context.Context, p *Producer, m *Message) error {
 
 // enqueue puts a copy of m in the line; its caller waits until then, if that is known.
 func (l *lane) enqueue(ctx context.Context, p *Producer, m *Message, until time.Time) (*call, error) {
-	select {
-	case l.room <- struct{}{}:
-	default:
-		select {
-		case l.room <- struct{}{}:
-		case <-ctx.Done():
-			return nil, ended(ctx, "publish", "", l.why(ErrNotSent)...)
-		case <-l.c.ctx.Done():
-			return nil, &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
+	if !l.tryEnter() {
+		if err := l.enter(ctx); err != nil {
+			return nil, err
 		}
 	}
 	k, err := l.call(p, m)
@@ -127,6 +121,28 @@ func (l *lane) enqueue(ctx context.Context, p *Producer, m *Message, until time.
 	l.start()
 	l.mu.Unlock()
 	return k, nil
+}
+
+// tryEnter takes a place among MaxPending, if there is one.
+func (l *lane) tryEnter() bool {
+	select {
+	case l.room <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// enter waits for a place.
+func (l *lane) enter(ctx context.Context) error {
+	select {
+	case l.room <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ended(ctx, "publish", "", l.why(ErrNotSent)...)
+	case <-l.c.ctx.Done():
+		return &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
+	}
 }
 
 // start gives the line to its goroutine unless somebody has it; the caller holds mu.

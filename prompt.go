@@ -1,29 +1,47 @@
 package gombu
 
-import "github.com/gombu/gombu/driver"
+import "slices"
 
 // prompt submits k, which its caller has just launched in s, if that needs no waiting.
 func (l *lane) prompt(s *session, k *call) {
-	took := false
+	l.batch = append(l.batch[:0], k)
+	l.promptAll(s, l.batch)
+}
+
+// promptLine is prompt for the start of the line, which is the caller's.
+func (l *lane) promptLine(s *session) { l.promptAll(s, l.take()) }
+
+func (l *lane) promptAll(s *session, batch []*call) {
+	took := 0
 	if names := l.standing(s); names != nil {
-		l.one[0] = k.out
-		names.address(&l.one[0])
-		took = l.try.TrySubmit(l.one[:]) == 1
+		for i, k := range batch {
+			l.out = append(l.out, k.out)
+			names.address(&l.out[i])
+		}
+		took = l.try.TrySubmit(l.out)
 	}
-	done, err := took && l.one[0].Done, l.one[0].Err
-	l.one[0] = driver.Outgoing{}
+	var done []*call
+	for i, k := range batch[:took] {
+		if l.out[i].Done {
+			k.err = l.out[i].Err
+			done = append(done, k)
+		}
+	}
 	l.mu.Lock()
-	if !took {
+	for _, k := range slices.Backward(batch[took:]) {
 		delete(l.flight, k.out.Seq)
 		k.state = waiting
 		l.line.restore(k)
 	}
+	clear(batch)
+	clear(l.out)
+	l.out = l.out[:0]
 	l.running = false
 	l.start()
 	orphans := l.closed && l.line.first != nil
 	l.mu.Unlock()
-	if done {
-		l.answer(k, err)
+	for _, k := range done {
+		l.answer(k, k.err)
 	}
 	if orphans {
 		l.failAll(&Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed})
