@@ -16,8 +16,9 @@ import (
 const maxBatch = 256
 
 // A lane is one publish channel of a Conn, shared by those of its Producers that
-// need the same of it. Messages wait in line, a goroutine that lives while there is a line submits them in
-// batches, and another one per session collects the outcomes.
+// need the same of it. Who finds it idle submits on its own goroutine. Else messages
+// wait in line, a goroutine submits them in batches, and another one per session
+// collects the outcomes.
 type lane struct {
 	c    *Conn
 	kind driver.SenderConfig // what its sender must do; without a window
@@ -25,22 +26,28 @@ type lane struct {
 
 	mu      sync.Mutex
 	line    calls // not yet submitted
-	running bool
+	running bool  // somebody submits: the line's goroutine, or a publisher
+	alive   bool  // the line's goroutine has been started
 	closed  bool
 	gone    chan struct{} // closed when the collector of the last sender has ended; nil: there was none
 
 	flight map[uint64]*call // submitted and unanswered; guarded by mu
 	seq    uint64
 
-	tx   driver.Sender // of at; guarded by mu when Inline, else the line's goroutine's alone
-	at   *session
-	one  [1]driver.Outgoing
-	out  []driver.Outgoing
+	// Of whoever submits alone; guarded by mu when Inline.
+	tx    driver.Sender       // of at
+	try   driver.TrySubmitter // the same; nil: it has to wait
+	at    *session            // guarded by mu
+	one   [1]driver.Outgoing
+	out   []driver.Outgoing
+	batch []*call
+
+	wake chan struct{} // one token: the line is its goroutine's
 	free sync.Pool // of *call; per lane, so that a channel never leaves its synctest bubble
 }
 
 func newLane(c *Conn, kind driver.SenderConfig) *lane {
-	l := &lane{c: c, kind: kind, room: make(chan struct{}, c.cfg.MaxPending), flight: map[uint64]*call{}}
+	l := &lane{c: c, kind: kind, room: make(chan struct{}, c.cfg.MaxPending), flight: map[uint64]*call{}, wake: make(chan struct{}, 1)}
 	l.free.New = func() any { return &call{done: make(chan error, 1)} }
 	return l
 }
@@ -84,15 +91,9 @@ func (l *lane) inline(ctx context.Context, p *Producer, m *Message) error {
 
 // enqueue puts a copy of m in the line; its caller waits until then, if that is known.
 func (l *lane) enqueue(ctx context.Context, p *Producer, m *Message, until time.Time) (*call, error) {
-	select {
-	case l.room <- struct{}{}:
-	default:
-		select {
-		case l.room <- struct{}{}:
-		case <-ctx.Done():
-			return nil, ended(ctx, "publish", "", l.why(ErrNotSent)...)
-		case <-l.c.ctx.Done():
-			return nil, &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
+	if !l.tryEnter() {
+		if err := l.enter(ctx); err != nil {
+			return nil, err
 		}
 	}
 	k, err := l.call(p, m)
@@ -109,18 +110,64 @@ func (l *lane) enqueue(ctx context.Context, p *Producer, m *Message, until time.
 		<-l.room
 		return nil, &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
 	}
+	if s := l.at; s != nil && l.try != nil && !l.running {
+		l.running = true
+		l.launch(k)
+		l.mu.Unlock()
+		l.prompt(s, k)
+		return k, nil
+	}
 	l.line.push(k)
 	l.start()
 	l.mu.Unlock()
 	return k, nil
 }
 
-// start runs the line's goroutine unless it does; the caller holds mu.
+// tryEnter takes a place among MaxPending, if there is one.
+func (l *lane) tryEnter() bool {
+	select {
+	case l.room <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// enter waits for a place.
+func (l *lane) enter(ctx context.Context) error {
+	select {
+	case l.room <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ended(ctx, "publish", "", l.why(ErrNotSent)...)
+	case <-l.c.ctx.Done():
+		return &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
+	}
+}
+
+// start gives the line to its goroutine unless somebody has it; the caller holds mu.
 func (l *lane) start() {
 	if !l.running && !l.closed && l.line.first != nil {
 		l.running = true
-		l.c.wg.Go(l.run)
+		l.hand()
 	}
+}
+
+// hand gives the line, which is the caller's, to its goroutine; the caller holds mu.
+func (l *lane) hand() {
+	if l.alive {
+		l.wake <- struct{}{} // one at most: there is one line
+		return
+	}
+	l.alive = true
+	l.c.wg.Go(l.run)
+}
+
+// launch moves k into flight; the caller holds mu.
+func (l *lane) launch(k *call) {
+	l.seq++
+	k.out.Seq, k.state = l.seq, sent
+	l.flight[l.seq] = k
 }
 
 // await returns k's outcome; when ctx ends first, k is withdrawn if it can be.
@@ -179,21 +226,17 @@ func (l *lane) recycle(k *call) {
 	l.free.Put(k)
 }
 
-// run submits the line until it is empty.
+// run submits what is in the line. It stays for the next line: a new goroutine
+// would have to grow its stack each time.
 func (l *lane) run() {
 	ctx := l.c.ctx
-	for {
+	for l.more(ctx) {
 		s, names, err := l.sendable(ctx)
 		if err != nil {
 			l.failAll(err)
-			return
+			continue
 		}
 		l.mu.Lock()
-		if l.line.first == nil {
-			l.running = false
-			l.mu.Unlock()
-			return
-		}
 		gone, same := l.gone, l.at == s
 		l.mu.Unlock()
 		if !same {
@@ -202,7 +245,6 @@ func (l *lane) run() {
 			}
 			if err := l.switchTo(ctx, s); final(err) {
 				l.failAll(err)
-				return
 			} else if err != nil {
 				l.c.log.Debug("gombu: opening a publish channel", "err", err)
 				_ = pause(s.ctx, s.link.c.cfg.Retry.wait(1))
@@ -211,6 +253,32 @@ func (l *lane) run() {
 		}
 		l.submit(s, names)
 	}
+}
+
+// more waits for a line; false when the Conn is closed.
+func (l *lane) more(ctx context.Context) bool {
+	l.mu.Lock()
+	l.running = l.line.first != nil
+	more := l.running
+	l.mu.Unlock()
+	if more {
+		return true
+	}
+	select {
+	case <-l.wake:
+		return true
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	l.alive = false
+	select {
+	case <-l.wake:
+		l.running = false
+	default:
+	}
+	l.mu.Unlock()
+	l.failAll(&Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed})
+	return false
 }
 
 // sendable is session, once its broker takes messages.
@@ -242,6 +310,7 @@ func (l *lane) switchTo(ctx context.Context, s *session) error {
 	gone := make(chan struct{})
 	l.mu.Lock()
 	l.tx, l.at, l.gone = tx, s, gone
+	l.try, _ = tx.(driver.TrySubmitter)
 	l.mu.Unlock()
 	l.c.wg.Go(func() { defer close(gone); l.collect(s, tx) })
 	return nil
@@ -263,6 +332,7 @@ func (l *lane) submit(s, names *session) {
 	}
 	clear(l.out)
 	l.out = l.out[:0]
+	defer clear(batch)
 	if n < len(batch) {
 		l.putBack(batch[n:], err)
 		if s.ctx.Err() == nil { // the sender is over, the session is not
@@ -294,15 +364,13 @@ func (l *lane) take() []*call {
 	if m := l.c.feature.MaxBatch; m > 0 {
 		limit = min(limit, m)
 	}
-	var batch []*call
-	for k := l.line.first; k != nil && len(batch) < limit; k = l.line.first {
+	l.batch = l.batch[:0]
+	for k := l.line.first; k != nil && len(l.batch) < limit; k = l.line.first {
 		l.line.remove(k)
-		l.seq++
-		k.out.Seq, k.state = l.seq, sent
-		l.flight[l.seq] = k
-		batch = append(batch, k)
+		l.launch(k)
+		l.batch = append(l.batch, k)
 	}
-	return batch
+	return l.batch
 }
 
 // close ends what is in the line; nothing enters it any more.

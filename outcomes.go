@@ -158,7 +158,6 @@ func (l *lane) failAll(err error) {
 		k.state = over // it was never sent: who leaves now gets that answer
 		all = append(all, k)
 	}
-	l.running = false
 	l.mu.Unlock()
 	for _, k := range all {
 		l.answer(k, l.notSent(err))

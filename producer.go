@@ -89,29 +89,6 @@ func (p *Producer) Publish(ctx context.Context, m *Message) error {
 	return p.lane.await(ctx, k)
 }
 
-// PublishBatch publishes ms in order and waits for all. errs, when not nil,
-// must be as long as ms and gets the outcome of each; the result joins them.
-func (p *Producer) PublishBatch(ctx context.Context, ms []*Message, errs []error) error {
-	if errs == nil {
-		errs = make([]error, len(ms))
-	}
-	if len(errs) != len(ms) {
-		return &Error{Op: "publish", Kind: ErrInvalid, Err: errors.New("errs must be as long as ms")}
-	}
-	ctx, cancel := p.budget(ctx)
-	defer cancel()
-	pend := make([]*Pending, len(ms))
-	for i, m := range ms {
-		pend[i], errs[i] = p.PublishAsync(ctx, m)
-	}
-	for i, w := range pend {
-		if w != nil {
-			errs[i] = w.Wait(ctx)
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // PublishAsync sends m without waiting for its outcome. ctx bounds the wait for
 // room (Config.MaxPending) only; an error means that nothing was or will be
 // sent. Get the outcome from Pending.Wait, or of all from Flush.

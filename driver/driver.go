@@ -169,6 +169,14 @@ type Sender interface {
 	Close(ctx context.Context) error
 }
 
+// A TrySubmitter is a Sender that takes what there is room for without waiting,
+// so that a publisher may submit on its own goroutine.
+type TrySubmitter interface {
+	// TrySubmit is Submit without the wait: it takes batch[:n] and does nothing
+	// with the rest. Whoever wants to know why submits that.
+	TrySubmit(batch []Outgoing) (n int)
+}
+
 // Outgoing is a message on its way out.
 type Outgoing struct {
 	Seq           uint64 // set by the core, ascending per Sender

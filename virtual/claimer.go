@@ -171,7 +171,7 @@ func (cl *claimer) wants(receivers []*receiver, wants []Want, takers []*receiver
 // claim takes what is there at once, which is never cut short; only when there
 // is nothing it waits, and then a kick interrupts it.
 func (cl *claimer) claim(wants []Want, claims []Claim) (int, error) {
-	req := ClaimRequest{Wants: wants, MaxBytes: maxClaim, Lease: cl.key.lease, NoAck: cl.key.noAck}
+	req := ClaimRequest{Wants: wants, MaxBytes: maxClaim, Lease: cl.key.lease, NoAck: cl.key.noAck, Again: true}
 	cl.fill(claims)
 	n, err := cl.c.store.Claim(cl.c.ctx, req, claims)
 	if n > 0 || err != nil {
@@ -186,7 +186,7 @@ func (cl *claimer) claim(wants []Want, claims []Claim) (int, error) {
 	}
 	cl.cancel = cancel
 	cl.mu.Unlock()
-	req.Wait = claimWait
+	req.Wait, req.Again = claimWait, false
 	n, err = cl.c.store.Claim(ctx, req, claims)
 	cl.mu.Lock()
 	cl.cancel = nil

@@ -8,6 +8,8 @@ import (
 	"github.com/gombu/gombu/wire/kombu"
 )
 
+var _ driver.TrySubmitter = (*pusher)(nil)
+
 // pusher is the Sender of a store that talks over a socket. Submit encodes into
 // its memory; one goroutine routes and pushes what has gathered, while the next
 // batch gathers. So a caller never waits for the network, and a busy session
@@ -105,6 +107,12 @@ func (s *pusher) Submit(ctx context.Context, batch []driver.Outgoing) (int, erro
 	return len(batch), nil
 }
 
+// TrySubmit implements driver.TrySubmitter.
+func (s *pusher) TrySubmit(batch []driver.Outgoing) int {
+	n, _ := s.take(batch)
+	return n
+}
+
 // take copies as many messages as there is room for.
 func (s *pusher) take(batch []driver.Outgoing) (int, error) {
 	s.mu.Lock()
@@ -184,7 +192,8 @@ func (s *pusher) run() {
 	post.search.tables = map[string]*table{}
 	for s.next(&going) {
 		clear(post.search.tables) // each batch sees the bindings of its own time
-		post.run(s.ctx, going.msgs, going.seal(s.c.info.Bytes))
+		// Close waits for the answer, and the session's end for nothing.
+		post.run(context.WithoutCancel(s.ctx), going.msgs, going.seal(s.c.info.Bytes))
 		s.answer(&going)
 	}
 	s.mu.Lock()

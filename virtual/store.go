@@ -54,6 +54,7 @@ type ClaimRequest struct {
 	Lease    time.Duration // 0: until Close or death of the owner
 	Wait     time.Duration // 0: do not block
 	NoAck    bool          // settled by being claimed
+	Again    bool          // another one that waits follows: what is believed to be empty need not be asked for
 }
 
 // A Want is one queue and how many items of it.

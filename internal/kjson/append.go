@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"math/big"
+	"math/bits"
 	"slices"
 	"strconv"
 	"time"
@@ -185,8 +186,14 @@ func AppendString(b []byte, s string) []byte {
 	b = append(b, '"')
 	start := 0
 	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= ' ' && c < 0x7f && c != '"' && c != '\\' {
+		if i+8 <= len(s) {
+			m := unplain(eight(s[i:]))
+			if m == 0 {
+				i += 8
+				continue
+			}
+			i += bits.TrailingZeros64(m) / 8
+		} else if c := s[i]; c >= ' ' && c < 0x7f && c != '"' && c != '\\' {
 			i++
 			continue
 		}
@@ -197,6 +204,20 @@ func AppendString(b []byte, s string) []byte {
 		start = i
 	}
 	return append(append(b, s[start:]...), '"')
+}
+
+// eight is the first eight bytes of s in a word.
+func eight(s string) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+// unplain marks the lowest of eight bytes that is not written as it is, by its
+// highest bit: what special marks, and what is above '~'.
+func unplain(x uint64) uint64 {
+	const lo, hi = 0x0101010101010101, 0x8080808080808080
+	return special(x) | (x|(x+lo))&hi
 }
 
 func appendEscape(b []byte, r rune) []byte {

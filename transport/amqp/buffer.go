@@ -81,6 +81,18 @@ func (l *link) reserve(ctx context.Context, n int) error {
 	}
 }
 
+// tryReserve is reserve without the wait.
+func (l *link) tryReserve(n int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil || len(l.pending)+l.reserved >= bufferLimit {
+		return false
+	}
+	l.reserved += n
+	l.pending = slices.Grow(l.pending, n)
+	return true
+}
+
 // release gives a reservation back, after the write that it was made for.
 func (l *link) release(n int) {
 	l.mu.Lock()

@@ -124,6 +124,28 @@ func (n *sender) Submit(ctx context.Context, batch []driver.Outgoing) (int, erro
 	return len(batch), nil
 }
 
+// TrySubmit implements driver.TrySubmitter.
+func (n *sender) TrySubmit(batch []driver.Outgoing) int {
+	for i := range batch {
+		m := &batch[i]
+		p, size, err := n.s.encode(m)
+		if err != nil {
+			m.Done, m.Err = true, err
+			continue
+		}
+		n.mu.Lock()
+		ch, full := n.ch, len(n.pending) >= n.cfg.Window
+		n.mu.Unlock()
+		if full || ch.ended() || !n.s.link.tryReserve(size) {
+			return i
+		}
+		if !n.write(ch, m, p, size) {
+			return i
+		}
+	}
+	return len(batch)
+}
+
 // submit waits for a place in the window and for room in the buffer; what
 // follows only copies.
 func (n *sender) submit(ctx context.Context, m *driver.Outgoing, p *amqp091.Publishing, size int) error {
@@ -140,20 +162,24 @@ func (n *sender) submit(ctx context.Context, m *driver.Outgoing, p *amqp091.Publ
 		}
 		return n.notSent(ctx, ch, m.Exchange)
 	}
-	defer n.s.link.release(size)
-	if n.cfg.NoConfirm {
-		// Nobody would be told of a return.
-		if _, err := ch.PublishWithDeferredConfirm(m.Exchange, m.Key, false, false, *p); err != nil {
-			return n.notSent(ctx, ch, m.Exchange)
-		}
-		m.Done = true
-		return nil
-	}
-	if !n.publish(ch, m, p) {
+	if !n.write(ch, m, p, size) {
 		// A message of which a part is missing is none to the broker.
 		return n.notSent(ctx, ch, m.Exchange)
 	}
 	return nil
+}
+
+// write writes one message into the room that is reserved for it; false when
+// the channel is over.
+func (n *sender) write(ch *channel, m *driver.Outgoing, p *amqp091.Publishing, size int) bool {
+	defer n.s.link.release(size)
+	if !n.cfg.NoConfirm {
+		return n.publish(ch, m, p)
+	}
+	// Nobody would be told of a return.
+	_, err := ch.PublishWithDeferredConfirm(m.Exchange, m.Key, false, false, *p)
+	m.Done = err == nil
+	return err == nil
 }
 
 // publish writes one message and puts it on the list of the unanswered.

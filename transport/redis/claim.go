@@ -72,9 +72,13 @@ func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual
 	if len(sources) == 0 {
 		return 0, err
 	}
-	for deadline := time.Now().Add(r.Wait); ; {
+	lists := listKeys(sources)
+	if r.Again && s.track.believed(lists) {
+		return 0, s.Err()
+	}
+	for deadline, inVain := time.Now().Add(r.Wait), false; ; inVain = true {
 		if r.Wait > 0 {
-			if err := s.await(ctx, sources, deadline); err != nil {
+			if err := s.await(ctx, lists, deadline, inVain); err != nil {
 				return 0, err
 			}
 		}
@@ -82,7 +86,7 @@ func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual
 			if err := s.beginTaking(); err != nil {
 				return nil, err
 			}
-			got, err := s.gather(slices.Clone(sources), len(dst), r)
+			got, err := s.gather(slices.Clone(sources), len(dst), r, lists)
 			if err != nil {
 				s.endTaking()
 			}
@@ -157,7 +161,8 @@ func (s *store) sources(wants []virtual.Want, limit int) ([]source, error) {
 
 // gather claims in rounds: the first takes from the first list and looks at
 // the rest, the next takes what was seen. Inside call.
-func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest) ([]virtual.Claim, error) {
+// With a request that waits, the first round also asks whether anything is left.
+func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest, lists []string) ([]virtual.Claim, error) {
 	wants := map[*int]*int{} // a copy: a repeated Claim starts anew
 	for i := range sources {
 		if wants[sources[i].want] == nil {
@@ -168,12 +173,16 @@ func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest) ([]v
 	sources[0].have = many
 	var out []virtual.Claim
 	bytes := 0
+	if r.Wait <= 0 {
+		lists = nil
+	}
 	for range maxRounds {
 		takes, looks := s.plan(sources, limit-len(out), r.MaxBytes, bytes)
 		if len(takes) == 0 {
 			break
 		}
-		got, err := s.take(takes, looks, r.NoAck)
+		got, err := s.take(takes, looks, r.NoAck, lists)
+		lists = nil
 		for i := range got {
 			bytes += len(got[i].Raw)
 		}
@@ -231,7 +240,8 @@ func (s *store) plan(sources []source, room, maxBytes, bytes int) (takes []take,
 // fence and, for each list, at its end: so the server says which positions the
 // messages have. It makes the owner known again before it moves, so that even
 // the claims of a fenced one, paused until now, are found and given back.
-func (s *store) take(takes []take, looks []*source, noAck bool) ([]virtual.Claim, error) {
+// Lists, if any, are asked for behind the transaction.
+func (s *store) take(takes []take, looks []*source, noAck bool, lists []string) ([]virtual.Claim, error) {
 	cmds := []rueidis.Completed{
 		s.command("GET", s.keys.alive(s.env.Owner)),
 		s.command("ZADD", s.keys.owners(), "NX", "0", s.env.Owner),
@@ -255,9 +265,17 @@ func (s *store) take(takes []take, looks []*source, noAck bool) ([]virtual.Claim
 	for _, t := range takes {
 		cmds = append(cmds, s.renewals(t.queue)...)
 	}
-	answers, err := s.multi(cmds...)
+	var question []rueidis.Completed
+	if len(lists) > 0 {
+		question = s.question(lists)
+	}
+	answers, more, err := s.multiAnd(cmds, question)
 	if err != nil {
 		return nil, err
+	}
+	if n := len(more); n > 0 {
+		left, err := more[n-1].AsInt64()
+		s.heard(lists, left, err)
 	}
 	if rueidis.IsRedisNil(answers[0].Error()) && !noAck {
 		return nil, s.fenced()

@@ -106,6 +106,7 @@ func (s *store) greet() error {
 		s.warnOnce("maxmemory-policy", "the server evicts keys (maxmemory-policy "+policy+"): messages, claims and bindings may vanish; set noeviction")
 	}
 	tracked := answers[3].Error()
+	s.track.forget()
 	if s.track.on.Store(tracked == nil); tracked != nil {
 		s.env.Log.Info("redis: no client tracking, claims poll", "error", tracked)
 	}

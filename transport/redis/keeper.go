@@ -69,7 +69,7 @@ func (s *store) Keep(ctx context.Context, c driver.SenderConfig) (virtual.Kept, 
 // have it, see SenderConfig.
 func (k *keeper) Push(ctx context.Context, items []virtual.Item) error {
 	s := k.s
-	loads := s.load(items)
+	loads := s.load(items, copied)
 	if len(loads) == 0 {
 		return nil
 	}

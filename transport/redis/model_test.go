@@ -316,9 +316,9 @@ func (m *model) settleLost(o *modelOwner, c *modelClaim, how driver.Outcome) {
 	l := o.listOf(c.tag)
 	keys, args, _ := o.settleArgs(l, []*virtual.Settlement{{Settlement: driver.Settlement{Tag: c.tag, Outcome: how}}})
 	answer := o.script(settleScript, keys, args)
-	if ours, err := answer.AsIntSlice(); err == nil {
-		c.sent, c.ours = true, ours[0]
-		if ours[0] == 1 && how == driver.Ack {
+	if lost, err := answer.AsIntSlice(); err == nil {
+		c.sent, c.ours = true, int64(1-len(lost))
+		if c.ours == 1 && how == driver.Ack {
 			m.acked[c.id] = true
 		}
 	}

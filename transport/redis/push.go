@@ -27,7 +27,11 @@ type load struct {
 // (name), ErrTooLarge, ErrRefused (out of memory and the like), ErrConflict
 // (the key is no list), ErrUncertain.
 func (s *store) Push(ctx context.Context, items []virtual.Item) error {
-	loads := s.load(items)
+	text := copied
+	if ctx.Done() == nil {
+		text = rueidis.BinaryString // nobody leaves before the answer: no copy is needed
+	}
+	loads := s.load(items, text)
 	if len(loads) == 0 {
 		return nil
 	}
@@ -50,8 +54,10 @@ func (s *store) Push(ctx context.Context, items []virtual.Item) error {
 	return nil
 }
 
+func copied(b []byte) string { return string(b) }
+
 // load groups items by list; those that cannot be sent get their error.
-func (s *store) load(items []virtual.Item) []load {
+func (s *store) load(items []virtual.Item, text func([]byte) string) []load {
 	var loads []load
 	for i := range items {
 		it := &items[i]
@@ -65,9 +71,13 @@ func (s *store) load(items []virtual.Item) []load {
 		n := slices.IndexFunc(loads, func(l load) bool { return l.list == list })
 		if n < 0 {
 			n = len(loads)
-			loads = append(loads, load{list: list, queue: it.Queue})
+			l := load{list: list, queue: it.Queue}
+			if n == 0 { // mostly the only one
+				l.texts, l.items = make([]string, 0, len(items)), make([]int, 0, len(items))
+			}
+			loads = append(loads, l)
 		}
-		loads[n].texts = append(loads[n].texts, string(it.Raw))
+		loads[n].texts = append(loads[n].texts, text(it.Raw))
 		loads[n].items = append(loads[n].items, i)
 	}
 	return loads

@@ -210,7 +210,7 @@ func TestASilentServer(tt *testing.T) {
 		t.Fatal("the session is not over")
 	}
 	wantKind(t, "why", s.Err(), errSilent)
-	if took := time.Since(stopped); took > 6*time.Second {
+	if took := time.Since(stopped); took > 6*time.Second+raceSlack {
 		t.Fatalf("noticed after %v", took)
 	}
 	if err := s.Close(soon(t)); err != nil {

@@ -16,6 +16,7 @@ import (
 // A batch bounds one run of the settle script.
 const (
 	settleBatch = 256
+	dropBatch   = 1024 // of claims that are dropped: mostly one step
 	settleBytes = 1 << 20
 	trimMost    = 1024 // settled positions: there are many when an older claim was held for long
 	longest     = 4096 // an own list grows to before old claims are set aside, see store.longest
@@ -50,6 +51,14 @@ func (s *store) Settle(ctx context.Context, all []virtual.Settlement) error {
 		slices.SortFunc(g, func(a, b *virtual.Settlement) int { // newest first: the oldest ends up next
 			return int(b.Tag.ID) - int(a.Tag.ID)
 		})
+		if !slices.ContainsFunc(g, func(st *virtual.Settlement) bool { return !drops(st) }) {
+			for len(g) > dropBatch { // the oldest first: behind them nothing is open then
+				s.settleBatch(ctx, l, g[len(g)-dropBatch:])
+				g = g[:len(g)-dropBatch]
+			}
+			s.settleBatch(ctx, l, g)
+			continue
+		}
 		for len(g) > 0 {
 			n := batchSize(g)
 			s.settleBatch(ctx, l, g[:n])
@@ -107,7 +116,7 @@ func givesBack(st *virtual.Settlement) bool {
 // settleBatch runs the script once.
 func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settlement) {
 	keys, args, renew := s.settleArgs(l, g)
-	ours, err := call(ctx, s, "settle", driver.ErrUncertain, func() ([]int64, error) {
+	lost, err := call(ctx, s, "settle", driver.ErrUncertain, func() ([]int64, error) {
 		if slices.ContainsFunc(g, givesBack) {
 			if err := s.beginTaking(); err != nil {
 				return nil, err
@@ -119,9 +128,6 @@ func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settle
 			return nil, s.fenced()
 		}
 		out, err := answer.AsIntSlice()
-		if err == nil && len(out) != len(g) {
-			err = errShort
-		}
 		if len(renew) > 0 && err == nil {
 			s.link.client.DoMulti(s.ctx, renew...)
 		}
@@ -137,9 +143,9 @@ func (s *store) settleBatch(ctx context.Context, l *ownList, g []*virtual.Settle
 		return
 	}
 	var taken []string
-	for i, st := range g {
+	for _, st := range g {
 		s.forget(l, st.Tag.ID)
-		if ours[i] == 0 {
+		if len(lost) > 0 && slices.Contains(lost, int64(st.Tag.ID)) {
 			st.Err = s.notOurs("settle", "a peer restored the message")
 			taken = append(taken, "x:"+strconv.FormatUint(st.Tag.ID, 10)+":"+l.list)
 		}
@@ -167,6 +173,21 @@ func (s *store) forget(l *ownList, pos uint64) {
 	delete(l.open, pos)
 }
 
+// drops: the claim is forgotten, and nothing else is done.
+func drops(st *virtual.Settlement) bool {
+	return st.Verbatim == "" && len(st.Put) == 0 && !givesBack(st)
+}
+
+// runLength is how many at the start of g, newest first, are dropped and stand
+// next to each other.
+func runLength(g []*virtual.Settlement) int {
+	n := 0
+	for n < len(g) && drops(g[n]) && g[n].Tag.ID == g[0].Tag.ID-uint64(n) {
+		n++
+	}
+	return n
+}
+
 func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []string, renew []rueidis.Completed) {
 	s.mu.Lock()
 	open := len(l.open)
@@ -182,7 +203,14 @@ func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []st
 		}
 		return strconv.Itoa(n + 6)
 	}
-	for _, st := range g {
+	for len(g) > 0 {
+		st := g[0]
+		if n := runLength(g); n > 1 {
+			args = append(args, strconv.FormatUint(st.Tag.ID, 10), "run", strconv.Itoa(n), "0")
+			g = g[n:]
+			continue
+		}
+		g = g[1:]
 		what, to := "drop", "0"
 		switch {
 		case st.Verbatim != "":

@@ -8,10 +8,10 @@
 --       position, what, key, n, then n times: key, text
 --       what  drop: forget it; head: back to KEYS[key] where it came from, to
 --             be next; tried: so, and it was started, at least once; move: to
---             KEYS[key]
+--             KEYS[key]; run: forget this one and those before it, key in all
 --       The n texts are pushed in the same step.
--- Returns -1 when another process has taken over (nothing was done), else for
--- each claim 1, or 0 when it is no longer ours (nothing was done for it). A
+-- Returns -1 when another process has taken over (nothing was done), else the
+-- positions that are no longer ours (nothing was done for them). A
 -- claim that is mirrored is ours while its mirror stands: the entry, or at least
 -- its index, for who takes over removes both at once. One that was ended
 -- before answers as it did then, and nothing is done again: the answer may have
@@ -19,12 +19,15 @@
 local base = redis.call('HGET', KEYS[2], 'b:' .. ARGV[2])
 if redis.call('EXISTS', KEYS[1]) == 0 or not base then return -1 end
 for k = 6, #KEYS do redis.call('LLEN', KEYS[k]) end -- now it may fail: later the text would be lost
+local began = base
 base = tonumber(base)
 local mark = tonumber(redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or 0)
-local top, out, a = base + redis.call('LLEN', KEYS[3]), {}, 6
-while a <= #ARGV do
-  local pos, what, n = tonumber(ARGV[a]), ARGV[a + 1], tonumber(ARGV[a + 3])
-  local name = ':' .. ARGV[a] .. ':' .. ARGV[2]
+local top, out = base + redis.call('LLEN', KEYS[3]), {}
+
+-- One claim; its texts stand from ARGV[a] on.
+local function settle(pos, what, key, n, a)
+  local digits = string.format('%.0f', pos)
+  local name = ':' .. digits .. ':' .. ARGV[2]
   local there = pos > base and pos <= top
   local aside = pos <= base and redis.call('HEXISTS', KEYS[2], 'p' .. name) == 1
   local ours, taken, text = there or aside, pos > top
@@ -35,7 +38,7 @@ while a <= #ARGV do
     ours = text ~= ARGV[3]
   end
   if ours and pos <= mark then
-    local id = ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[a]
+    local id = ARGV[1] .. ':' .. ARGV[2] .. ':' .. digits
     local indexed = redis.call('ZREM', KEYS[5], id)
     if redis.call('HDEL', KEYS[4], id) == 0 and indexed == 0 then
       ours = false
@@ -43,7 +46,7 @@ while a <= #ARGV do
     end
   end
   if taken and pos <= mark then -- the own list was deleted; the mirror has the text
-    local id = ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[a]
+    local id = ARGV[1] .. ':' .. ARGV[2] .. ':' .. digits
     if what == 'drop' and n == 0 then
       redis.call('ZREM', KEYS[5], id)
       taken = redis.call('HDEL', KEYS[4], id) == 0
@@ -57,26 +60,42 @@ while a <= #ARGV do
     if what == 'tried' and string.find(text, '^{%s*"') and string.sub(text, 1, 12) ~= '{"gombu-try"' then
       text = '{"gombu-try": 1, ' .. string.sub(text, 2)
     end
-    if what == 'head' or what == 'tried' then redis.call('RPUSH', KEYS[tonumber(ARGV[a + 2])], text) end
-    if what == 'move' then redis.call('LPUSH', KEYS[tonumber(ARGV[a + 2])], text) end
-    for i = a + 4, a + 3 + 2 * n, 2 do redis.call('LPUSH', KEYS[tonumber(ARGV[i])], ARGV[i + 1]) end
+    if what == 'head' or what == 'tried' then redis.call('RPUSH', KEYS[key], text) end
+    if what == 'move' then redis.call('LPUSH', KEYS[key], text) end
+    for i = a, a - 1 + 2 * n, 2 do redis.call('LPUSH', KEYS[tonumber(ARGV[i])], ARGV[i + 1]) end
   else
     taken = taken or redis.call('HEXISTS', KEYS[2], 'x' .. name) == 1
   end
-  out[#out + 1] = taken and 0 or 1
+  if taken then out[#out + 1] = pos end
+end
+
+local a = 6
+while a <= #ARGV do
+  local pos, what, key, n = tonumber(ARGV[a]), ARGV[a + 1], tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  if what ~= 'run' then
+    settle(pos, what, key, n, a + 4)
+  elseif pos - key == base and pos <= top and base >= mark then -- the oldest, and none is mirrored
+    redis.call('LTRIM', KEYS[3], 0, -key - 1)
+    base = pos
+  else
+    for p = pos, pos - key + 1, -1 do settle(p, 'drop', 0, 0, 0) end
+  end
   a = a + 4 + 2 * n
 end
-local aside = 16
+
+local aside, gone = 16, 0
 for _ = 1, tonumber(ARGV[4]) do
-  local text = redis.call('LINDEX', KEYS[3], -1)
+  local text = redis.call('LINDEX', KEYS[3], -1 - gone)
   if not text then break end
   if text ~= ARGV[3] then
     if aside == 0 or top - base <= tonumber(ARGV[5]) then break end
     redis.call('HSET', KEYS[2], 'p:' .. string.format('%.0f', base + 1) .. ':' .. ARGV[2], text)
     aside = aside - 1
   end
-  redis.call('RPOP', KEYS[3])
+  gone = gone + 1
   base = base + 1
 end
-redis.call('HSET', KEYS[2], 'b:' .. ARGV[2], string.format('%.0f', base))
+if gone > 0 then redis.call('LTRIM', KEYS[3], 0, -gone - 1) end
+local now = string.format('%.0f', base)
+if now ~= began then redis.call('HSET', KEYS[2], 'b:' .. ARGV[2], now) end
 return out

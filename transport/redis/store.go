@@ -158,7 +158,7 @@ func (s *store) spawn(f func()) bool {
 }
 
 // call runs f, which talks to the server, on a goroutine of the session and
-// waits for it under ctx. The goroutine is what makes a call end with its
+// waits for it under ctx; on the caller's own when ctx never ends. The goroutine is what makes a call end with its
 // context: rueidis waits for room in its queue, and for a stalled socket,
 // without one. When the caller has gone, late gets what f still brought.
 //
@@ -211,16 +211,25 @@ func callOnce[T any](ctx context.Context, s *store, op string, kind error, f fun
 	if err := s.enter(ctx, op); err != nil {
 		return zero, err
 	}
+	run := func() (T, error) {
+		v, err := f()
+		if _, answered := rueidis.IsRedisErr(err); err != nil && !answered && s.awaiting() != nil {
+			err = errors.Join(errLinkLost, err)
+		}
+		return v, err
+	}
+	if ctx.Done() == nil { // nobody leaves before the answer
+		defer func() { <-s.slots }()
+		v, err := run()
+		return v, s.failed(op, "", kind, err)
+	}
 	type answer struct {
 		v   T
 		err error
 	}
 	answers, gone := make(chan answer), make(chan struct{})
 	started := s.spawn(func() {
-		v, err := f()
-		if _, answered := rueidis.IsRedisErr(err); err != nil && !answered && s.awaiting() != nil {
-			err = errors.Join(errLinkLost, err)
-		}
+		v, err := run()
 		select {
 		case answers <- answer{v, err}:
 		case <-gone:
@@ -259,9 +268,19 @@ func (s *store) command(args ...string) rueidis.Completed {
 // multi runs commands in one transaction and returns what each answered. Under
 // the session's context; for use inside call.
 func (s *store) multi(cmds ...rueidis.Completed) ([]rueidis.RedisMessage, error) {
-	all := make([]rueidis.Completed, 0, len(cmds)+2)
+	answers, _, err := s.multiAnd(cmds, nil)
+	return answers, err
+}
+
+// multiAnd is multi with more commands behind the transaction, in the same
+// round trip, and their answers.
+func (s *store) multiAnd(cmds, more []rueidis.Completed) ([]rueidis.RedisMessage, []rueidis.RedisResult, error) {
+	all := make([]rueidis.Completed, 0, len(cmds)+2+len(more))
 	all = append(append(append(all, s.command("MULTI")), cmds...), s.command("EXEC"))
-	return execAnswer(s.link.client.DoMulti(s.ctx, all...))
+	results := s.link.client.DoMulti(s.ctx, append(all, more...)...)
+	end := len(cmds) + 2
+	answers, err := execAnswer(results[:end])
+	return answers, results[end:], err
 }
 
 // execAnswer finds what EXEC answered; when the transaction was refused, the

@@ -13,7 +13,7 @@ import (
 
 // searchPause is how long after one search the next begins at the earliest,
 // unless there is a sign that an owner is not named.
-const searchPause = 30 * time.Second
+const searchPause = 10 * time.Second
 
 // A search says when to look for strays: at the beginning by who is alone; when
 // the set of owners was lost; and after somebody died, whose ledger may have
@@ -21,13 +21,15 @@ const searchPause = 30 * time.Second
 type search struct {
 	last time.Time
 	once bool
+	owed bool // somebody died since
 }
 
 func (h *search) due(r tickReport, unlisted, died bool, now time.Time) bool {
 	alone := r.stray == 2 && !h.once
 	h.once = true
-	if r.stray == 1 || unlisted || alone || died && now.Sub(h.last) >= searchPause {
-		h.last = now
+	h.owed = h.owed || died
+	if r.stray == 1 || unlisted || alone || h.owed && now.Sub(h.last) >= searchPause {
+		h.last, h.owed = now, false
 		return true
 	}
 	return false

@@ -156,7 +156,9 @@ func TestKeysVanishUnderLoad(tt *testing.T) {
 			continue
 		}
 		key := keys[random.IntN(len(keys))]
-		f.destroyed(t.deleted(key))
+		texts := t.deleted(key)
+		t.Logf("%s is gone, with %d texts", key, len(texts))
+		f.destroyed(texts)
 		f.resume("the end of " + pattern)
 	}
 	f.settled(30 * time.Second)

@@ -20,6 +20,7 @@ type tracker struct {
 	mu      sync.Mutex
 	waiters map[*waiter]struct{}
 	tables  map[string]*table // by key
+	empty   map[string]bool   // lists, by key, that were asked for and have not changed since; true: there was none
 }
 
 // A waiter is one claimer that found all its lists empty.
@@ -29,7 +30,7 @@ type waiter struct {
 }
 
 func (t *tracker) init() {
-	t.waiters, t.tables = map[*waiter]struct{}{}, map[string]*table{}
+	t.waiters, t.tables, t.empty = map[*waiter]struct{}{}, map[string]*table{}, map[string]bool{}
 }
 
 // changed is called by rueidis's reader, in the order in which the server
@@ -42,6 +43,7 @@ func (t *tracker) changed(keys []rueidis.RedisMessage) {
 			w.signal()
 		}
 		clear(t.tables)
+		clear(t.empty)
 		return
 	}
 	for i := range keys {
@@ -49,6 +51,7 @@ func (t *tracker) changed(keys []rueidis.RedisMessage) {
 		if err != nil {
 			continue
 		}
+		delete(t.empty, key)
 		if t.tables[key] != nil {
 			delete(t.tables, key)
 			continue
@@ -80,6 +83,48 @@ func (t *tracker) remove(w *waiter) {
 	delete(t.waiters, w)
 }
 
+// asking is called before the server is asked, in a way that tracks them,
+// whether lists exist; answered afterwards, when none did.
+func (t *tracker) asking(lists []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, key := range lists {
+		t.empty[key] = false
+	}
+}
+
+func (t *tracker) answered(lists []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, key := range lists {
+		if _, same := t.empty[key]; same {
+			t.empty[key] = true
+		}
+	}
+}
+
+// believed: the lists were empty, and the server has not said otherwise.
+func (t *tracker) believed(lists []string) bool {
+	if !t.on.Load() {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, key := range lists {
+		if !t.empty[key] {
+			return false
+		}
+	}
+	return true
+}
+
+// forget is for another connection: the server tracks nothing for that yet.
+func (t *tracker) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.empty)
+}
+
 // How often a claimer looks without being told: with tracking only in case a
 // proxy swallowed the news, else at least five times a second.
 const (
@@ -88,22 +133,32 @@ const (
 	pollLast    = 200 * time.Millisecond
 )
 
+func listKeys(sources []source) []string {
+	keys := make([]string, len(sources))
+	for i, src := range sources {
+		keys[i] = src.ownList.source
+	}
+	return keys
+}
+
 // await returns when one of the lists may hold something, at the latest at the
-// deadline. It takes nothing: only lengths are read, and tracked by being read.
-func (s *store) await(ctx context.Context, sources []source, deadline time.Time) error {
-	w := &waiter{keys: make(map[string]struct{}, len(sources)), wake: make(chan struct{}, 1)}
-	look := []rueidis.Completed{}
-	for _, src := range sources {
-		w.keys[src.ownList.source] = struct{}{}
-		look = append(look, s.command("LLEN", src.ownList.source).Pin())
+// deadline. It takes nothing: it only asks whether they exist, and they are
+// tracked by being asked for. In vain: what exists was no list, or was taken by
+// another; then lengths are what is asked for.
+func (s *store) await(ctx context.Context, lists []string, deadline time.Time, inVain bool) error {
+	w := &waiter{keys: make(map[string]struct{}, len(lists)), wake: make(chan struct{}, 1)}
+	for _, key := range lists {
+		w.keys[key] = struct{}{}
 	}
 	s.track.add(w)
 	defer s.track.remove(w)
 	poll := pollFirst
-	for {
-		some, err := s.look(ctx, look)
-		if err != nil || some {
-			return err
+	for looked := s.track.believed(lists); ; looked = false {
+		if !looked {
+			some, err := s.look(ctx, lists, inVain)
+			if err != nil || some {
+				return err
+			}
 		}
 		pause := time.Until(deadline)
 		if s.track.on.Load() {
@@ -132,14 +187,23 @@ func (s *store) await(ctx context.Context, sources []source, deadline time.Time)
 
 // look says whether any of the lists holds something, and has the server track
 // them.
-func (s *store) look(ctx context.Context, lengths []rueidis.Completed) (bool, error) {
+func (s *store) look(ctx context.Context, lists []string, lengths bool) (bool, error) {
 	some, err := call(ctx, s, "claim", driver.ErrUnavailable, func() (bool, error) {
-		cmds := make([]rueidis.Completed, 0, len(lengths)+3)
-		if s.track.on.Load() {
-			cmds = append(cmds, s.command("CLIENT", "CACHING", "YES"))
+		if !lengths {
+			question := s.question(lists)
+			answers := s.link.client.DoMulti(s.ctx, question...)
+			n, err := answers[len(answers)-1].AsInt64()
+			s.heard(lists, n, err)
+			return n > 0, err
 		}
-		cmds = append(append(append(cmds, s.command("MULTI")), lengths...), s.command("EXEC"))
-		answers, err := execAnswer(s.link.client.DoMulti(s.ctx, cmds...))
+		cmds := []rueidis.Completed{s.command("MULTI")}
+		if s.track.on.Load() {
+			cmds = []rueidis.Completed{s.command("CLIENT", "CACHING", "YES"), cmds[0]}
+		}
+		for _, key := range lists {
+			cmds = append(cmds, s.command("LLEN", key))
+		}
+		answers, err := execAnswer(s.link.client.DoMulti(s.ctx, append(cmds, s.command("EXEC"))...))
 		for i := range answers {
 			if n, e := answers[i].AsInt64(); e == nil && n > 0 {
 				return true, err
@@ -151,4 +215,22 @@ func (s *store) look(ctx context.Context, lengths []rueidis.Completed) (bool, er
 		err = context.Cause(ctx)
 	}
 	return some, err
+}
+
+// question asks how many of the lists exist, and has the server track them.
+// Inside call.
+func (s *store) question(lists []string) []rueidis.Completed {
+	exists := s.command(append(append(make([]string, 0, 1+len(lists)), "EXISTS"), lists...)...)
+	if !s.track.on.Load() {
+		return []rueidis.Completed{exists}
+	}
+	s.track.asking(lists)
+	return []rueidis.Completed{s.command("CLIENT", "CACHING", "YES"), exists}
+}
+
+// heard takes the answer to a question.
+func (s *store) heard(lists []string, n int64, err error) {
+	if n == 0 && err == nil && s.track.on.Load() {
+		s.track.answered(lists)
+	}
 }
