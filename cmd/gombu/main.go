@@ -107,7 +107,7 @@ Exit status: 0 done; 1 broker error or unroutable message; 2 bad usage or bad in
 	root.PersistentFlags().StringVarP(&a.url, "url", "u", "", "broker `URL` (default $GOMBU_URL)")
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log what the library does to standard error")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.demo(), a.publish(), a.consume(), a.declare(), a.delete(), a.purge(), a.queues(), a.torture(), a.tortureChild(), a.tortureTable())
+	root.AddCommand(a.demo(), a.bench(), a.publish(), a.consume(), a.declare(), a.delete(), a.purge(), a.queues(), a.torture(), a.tortureChild(), a.tortureTable())
 	return root
 }
 
