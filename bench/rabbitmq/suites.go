@@ -8,6 +8,7 @@ import (
 
 	"github.com/gombu/gombu/bench/contender"
 	"github.com/gombu/gombu/bench/ours"
+	"github.com/gombu/gombu/bench/python"
 )
 
 // small and large are the sizes of bodies, in bytes.
@@ -20,7 +21,7 @@ const (
 func Suites() []contender.Suite {
 	gombu := ours.New("gombu", nil)
 	all := func(others ...contender.Contender) []contender.Contender {
-		return slices.Concat([]contender.Contender{gombu, raw.contender()}, others)
+		return slices.Concat([]contender.Contender{gombu, raw.contender(), python.Kombu(), python.Pika()}, others)
 	}
 	var suites []contender.Suite
 	add := func(name string, job contender.Job, contenders []contender.Contender, targets ...contender.Target) {
