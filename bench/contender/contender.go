@@ -13,7 +13,7 @@ import (
 const (
 	Publish  = "publish" // messages into a queue that nobody consumes, for a time
 	Consume  = "consume" // every message that waits in a queue, each acknowledged
-	EndToEnd = "e2e"     // a publisher and a consumer at once in one process, for a time
+	EndToEnd = "e2e"     // publishers and consumers at once in one process, with a Flow, for a time
 	Latency  = "latency" // as EndToEnd, at a given rate: from publish to handler
 	Idle     = "idle"    // consumers on empty queues, for a time
 )
@@ -28,7 +28,7 @@ type Job struct {
 	Size     int           `json:"size"`               // bytes of the JSON of a body, see Body
 	Raw      bool          `json:"raw,omitempty"`      // bodies are bytes: not encoded, not decoded
 	For      time.Duration `json:"for,omitempty"`      // how long; Consume: at most
-	Messages int           `json:"messages,omitempty"` // Consume: how many wait; else: no more than these
+	Messages int           `json:"messages,omitempty"` // Consume: how many wait in all; else: no more than these
 	Rate     int           `json:"rate,omitempty"`     // Latency: messages a second
 
 	Confirm   bool `json:"confirm,omitempty"`   // persistent, confirmed, mandatory; else fire and forget
@@ -45,8 +45,9 @@ type Job struct {
 // A Contender is one way to do the work.
 type Contender struct {
 	Name string
-	// Fill puts job.Messages messages into the queues, for Consume; nil: the
-	// suite's own filler, which writes what Kombu reads.
+	// Fill puts job.Messages messages into the queues, for Consume; nil:
+	// Gombu's own, which writes what Kombu reads. It runs in a process of its own,
+	// but in Run's when job.URL is empty; without one, Run then fills by itself.
 	Fill func(ctx context.Context, job Job) error
 	// Run does the job. It connects, declares, calls m.Start, works until m.Over
 	// says so, and calls m.Stop before it takes anything down.

@@ -20,8 +20,8 @@ type Figures struct {
 	Client   time.Duration `json:"client"`  // CPU, user and system, of this process
 	Server   time.Duration `json:"server"`  // CPU of the broker
 	Foreign  time.Duration `json:"foreign"` // CPU of everything else on the machine
-	Allocs   uint64        `json:"allocs"`
-	Peak     int64         `json:"peak"` // bytes: the process's largest resident set so far
+	Allocs   uint64        `json:"allocs"`  // of Go; 0: not known
+	Peak     int64         `json:"peak"`    // bytes: the process's largest resident set so far
 	P50      time.Duration `json:"p50,omitempty"`
 	P99      time.Duration `json:"p99,omitempty"`
 }
@@ -125,6 +125,9 @@ func (m *Meter) Stop() error {
 
 // Figures returns what Stop found.
 func (m *Meter) Figures() Figures { return m.figures }
+
+// Set is for a contender that another program runs: the figures are its own.
+func (m *Meter) Set(f Figures) { m.figures = f }
 
 // tick is the unit of CPU times under /proc (USER_HZ, which is 100 for every
 // program on Linux).

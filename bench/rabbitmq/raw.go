@@ -1,0 +1,138 @@
+package rabbitmq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/gombu/gombu/bench/contender"
+)
+
+// raw is github.com/rabbitmq/amqp091-go as its own examples use it: a connection
+// to publish and one to consume, a confirm for each message, an ack for each
+// delivery.
+var raw = client{name: "raw", publisher: newRawPublisher, consumer: newRawConsumer}
+
+type rawPublisher struct {
+	job      *contender.Job
+	conn     *amqp.Connection
+	ch       *amqp.Channel
+	window   []*amqp.DeferredConfirmation // a ring
+	next     int
+	returned sync.WaitGroup
+}
+
+func newRawPublisher(_ context.Context, job *contender.Job) (publisher, error) {
+	c, err := amqp.Dial(job.URL)
+	if err != nil {
+		return nil, err
+	}
+	p := &rawPublisher{job: job, conn: c}
+	if p.ch, err = c.Channel(); err != nil {
+		return nil, err
+	}
+	if !job.Confirm {
+		return p, nil
+	}
+	returns := p.ch.NotifyReturn(make(chan amqp.Return, 16))
+	p.returned.Go(func() {
+		for range returns { // the queue is there: none comes
+		}
+	})
+	return p, p.ch.Confirm(false)
+}
+
+func (p *rawPublisher) send(ctx context.Context, body []byte) error {
+	m := amqp.Publishing{ContentType: "application/json", ContentEncoding: "utf-8", DeliveryMode: amqp.Transient, Body: body}
+	if !p.job.Confirm {
+		return p.ch.PublishWithContext(ctx, "", p.job.Queues[0], false, false, m)
+	}
+	m.DeliveryMode = amqp.Persistent
+	d, err := p.ch.PublishWithDeferredConfirmWithContext(ctx, "", p.job.Queues[0], true, false, m)
+	if err != nil {
+		return err
+	}
+	if p.job.Window <= 1 {
+		return confirmed(ctx, d)
+	}
+	if len(p.window) < p.job.Window {
+		p.window = append(p.window, d)
+		return nil
+	}
+	oldest := p.window[p.next]
+	p.window[p.next] = d
+	p.next = (p.next + 1) % len(p.window)
+	return confirmed(ctx, oldest)
+}
+
+func confirmed(ctx context.Context, d *amqp.DeferredConfirmation) error {
+	ok, err := d.WaitContext(ctx)
+	if err == nil && !ok {
+		err = fmt.Errorf("message %d was refused", d.DeliveryTag)
+	}
+	return err
+}
+
+func (p *rawPublisher) flush(ctx context.Context) error {
+	for _, d := range p.window {
+		if err := confirmed(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *rawPublisher) close() error {
+	err := p.conn.Close()
+	p.returned.Wait()
+	return err
+}
+
+type rawConsumer struct {
+	job  *contender.Job
+	conn *amqp.Connection
+	ch   *amqp.Channel
+	wg   sync.WaitGroup
+	err  error // of the loop
+}
+
+func newRawConsumer(_ context.Context, job *contender.Job) (consumer, error) {
+	c, err := amqp.Dial(job.URL)
+	if err != nil {
+		return nil, err
+	}
+	k := &rawConsumer{job: job, conn: c}
+	if k.ch, err = c.Channel(); err != nil {
+		return nil, err
+	}
+	return k, k.ch.Qos(job.Prefetch, 0, false)
+}
+
+func (k *rawConsumer) start(_ context.Context, handle func([]byte) error) error {
+	deliveries, err := k.ch.Consume(k.job.Queues[0], "", false, false, false, false, nil)
+	if err != nil {
+		return err
+	}
+	k.wg.Go(func() {
+		for d := range deliveries {
+			if err := handle(d.Body); err != nil {
+				k.err = err
+				return
+			}
+			if err := d.Ack(false); err != nil && !errors.Is(err, amqp.ErrClosed) {
+				k.err = err
+				return
+			}
+		}
+	})
+	return nil
+}
+
+func (k *rawConsumer) close() error {
+	err := k.conn.Close()
+	k.wg.Wait()
+	return errors.Join(k.err, err)
+}
