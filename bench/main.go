@@ -33,7 +33,7 @@ type options struct {
 	list, smoke        bool
 	reportOnly, keep   bool
 	fixed              bool // the duration was given: it holds for every suite
-	child              bool
+	child, growth      bool
 	cpuProfile, memory string
 }
 
@@ -63,6 +63,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.StringVar(&o.results, "results", "bench/results", "`folder` of the results; runs that are there are not run again")
 	f.StringVar(&o.doc, "doc", "docs/benchmarks.md", "`file` that the report of all suites is written to; empty: none")
 	f.BoolVar(&o.list, "list", false, "list suites and contenders")
+	f.BoolVar(&o.growth, "growth", false, "measure how costs grow with queues, bindings, publishers, waiting messages, bytes and consumers, and no suite")
 	f.BoolVar(&o.smoke, "smoke", false, "run everything for a moment, and judge nothing")
 	f.BoolVar(&o.reportOnly, "report", false, "run nothing: print and write the report of the results")
 	f.BoolVar(&o.keep, "keep", false, "use results of other revisions too")
@@ -112,7 +113,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		defer func() { _ = os.RemoveAll(dir) }() // its results are not kept
 		o.results = dir
 	}
-	if !o.reportOnly {
+	if o.growth && !o.reportOnly {
+		if err := grow(ctx, o, stderr); err != nil {
+			return err
+		}
+	} else if !o.reportOnly {
 		if err := race(ctx, o, suites, stderr); err != nil {
 			return err
 		}

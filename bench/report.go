@@ -32,6 +32,9 @@ func report(ctx context.Context, o *options, suites []contender.Suite, out io.Wr
 			done[i].write(&b)
 		}
 	}
+	if err := writeGrowth(&b, o.results); err != nil {
+		return err
+	}
 	fmt.Fprint(out, b.String())
 	if o.doc == "" || len(suites) != len(all()) || o.contender.String() != "" {
 		return nil

@@ -186,6 +186,9 @@ func (w *work) both(ctx context.Context) error {
 	if err := k.start(ctx, w.handle); err != nil {
 		return err
 	}
+	if err := w.standing(ctx); err != nil {
+		return err
+	}
 	if err := w.m.Start(); err != nil {
 		return err
 	}
@@ -198,6 +201,32 @@ func (w *work) both(ctx context.Context) error {
 	err = errors.Join(w.await(ctx), w.m.Stop())
 	wg.Wait()
 	return errors.Join(err, p.close(), k.close())
+}
+
+// standing waits until the broker knows of the consumer: not every library says.
+func (w *work) standing(ctx context.Context) error {
+	c, err := amqp.Dial(w.job.URL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }() // it was only asked
+	ch, err := c.Channel()
+	if err != nil {
+		return err
+	}
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for {
+		q, err := ch.QueueDeclarePassive(w.job.Queues[0], true, false, false, false, nil)
+		if err != nil || q.Consumers > 0 {
+			return err
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (w *work) flowing(ctx context.Context, p publisher) error {

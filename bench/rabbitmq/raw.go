@@ -20,8 +20,7 @@ type rawPublisher struct {
 	job      *contender.Job
 	conn     *amqp.Connection
 	ch       *amqp.Channel
-	window   []*amqp.DeferredConfirmation // a ring
-	next     int
+	window   confirmWindow
 	returned sync.WaitGroup
 }
 
@@ -30,7 +29,7 @@ func newRawPublisher(_ context.Context, job *contender.Job) (publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &rawPublisher{job: job, conn: c}
+	p := &rawPublisher{job: job, conn: c, window: confirmWindow{size: job.Window}}
 	if p.ch, err = c.Channel(); err != nil {
 		return nil, err
 	}
@@ -55,17 +54,48 @@ func (p *rawPublisher) send(ctx context.Context, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if p.job.Window <= 1 {
+	return p.window.add(ctx, d)
+}
+
+func (p *rawPublisher) flush(ctx context.Context) error { return p.window.drain(ctx) }
+
+func (p *rawPublisher) close() error {
+	err := p.conn.Close()
+	p.returned.Wait()
+	return err
+}
+
+// A confirmWindow is the confirms of one goroutine that are to come, oldest first.
+type confirmWindow struct {
+	size int
+	ring []*amqp.DeferredConfirmation
+	next int
+}
+
+// add takes one more and waits for the oldest when there is no room; with a
+// size of 1 for this one.
+func (w *confirmWindow) add(ctx context.Context, d *amqp.DeferredConfirmation) error {
+	if w.size <= 1 {
 		return confirmed(ctx, d)
 	}
-	if len(p.window) < p.job.Window {
-		p.window = append(p.window, d)
+	if len(w.ring) < w.size {
+		w.ring = append(w.ring, d)
 		return nil
 	}
-	oldest := p.window[p.next]
-	p.window[p.next] = d
-	p.next = (p.next + 1) % len(p.window)
+	oldest := w.ring[w.next]
+	w.ring[w.next] = d
+	w.next = (w.next + 1) % w.size
 	return confirmed(ctx, oldest)
+}
+
+func (w *confirmWindow) drain(ctx context.Context) error {
+	for _, d := range w.ring {
+		if err := confirmed(ctx, d); err != nil {
+			return err
+		}
+	}
+	w.ring, w.next = nil, 0
+	return nil
 }
 
 func confirmed(ctx context.Context, d *amqp.DeferredConfirmation) error {
@@ -73,21 +103,6 @@ func confirmed(ctx context.Context, d *amqp.DeferredConfirmation) error {
 	if err == nil && !ok {
 		err = fmt.Errorf("message %d was refused", d.DeliveryTag)
 	}
-	return err
-}
-
-func (p *rawPublisher) flush(ctx context.Context) error {
-	for _, d := range p.window {
-		if err := confirmed(ctx, d); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (p *rawPublisher) close() error {
-	err := p.conn.Close()
-	p.returned.Wait()
 	return err
 }
 
