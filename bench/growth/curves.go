@@ -103,6 +103,7 @@ func (b *broker) endToEnd(ctx context.Context, conn *gombu.Conn, n int, queues [
 			err = context.Cause(ctx)
 		}
 	}
+	m.Add(n) // whoever waits for the consumer goes home
 	cancel()
 	wg.Wait()
 	return m.Figures(), err

@@ -20,14 +20,14 @@ type Row struct {
 	Table  string  `json:"table"` // "queues", "idle", ...
 	Broker string  `json:"broker"`
 	At     string  `json:"at"` // "1000", "64 consumers × 20 queues"
-	Value  float64 `json:"value"`
+	Value  float64 `json:"value"` // -1: it failed, Note says why
 	Unit   string  `json:"unit"`
 	Limit  float64 `json:"limit,omitempty"` // the most it may be; 0: it is only told
 	Note   string  `json:"note,omitempty"`
 }
 
-// Met says whether the figure is within its limit.
-func (r *Row) Met() bool { return r.Limit == 0 || r.Value <= r.Limit }
+// Met says whether the figure is there and within its limit.
+func (r *Row) Met() bool { return r.Value >= 0 && (r.Limit == 0 || r.Value <= r.Limit) }
 
 // Config says how much is done. Long and Quick return what is usual.
 type Config struct {
@@ -114,7 +114,7 @@ func (c *Config) curves() []curve {
 // curve measures the points of a curve in turns. The cost is CPU time, of client
 // and server: the wall clock of a machine with other work says little.
 func (c *Config) curve(ctx context.Context, b *broker, k curve, tell func(Row) error) error {
-	costs, walls := make([][]float64, len(k.points)), make([][]float64, len(k.points))
+	costs, walls, failed := make([][]float64, len(k.points)), make([][]float64, len(k.points)), make([]error, len(k.points))
 	for round := range c.Rounds {
 		for i := range k.points {
 			i = (round + i) % len(k.points)
@@ -122,11 +122,16 @@ func (c *Config) curve(ctx context.Context, b *broker, k curve, tell func(Row) e
 			if k.perByte { // fewer of the large ones
 				n = max(50, n*k.points[0]/k.points[i])
 			}
-			f, err := k.measure(ctx, b, k.points[i], n)
-			if err != nil {
-				return err
+			if failed[i] != nil {
+				continue
 			}
-			per := float64(f.Messages)
+			once, cancel := context.WithTimeout(ctx, patience)
+			f, err := k.measure(once, b, k.points[i], n)
+			cancel()
+			if failed[i] = err; ctx.Err() != nil {
+				return ctx.Err()
+			}
+			per := float64(n)
 			if k.perByte {
 				per *= float64(k.points[i]) / 1024
 			}
@@ -143,10 +148,13 @@ func (c *Config) curve(ctx context.Context, b *broker, k curve, tell func(Row) e
 		if k.perByte {
 			r.Unit = "µs CPU/KiB"
 		}
-		if i > 0 {
+		if least > 0 {
 			r.Limit = c.Flat * least
 		}
-		if i == 0 || r.Value < least {
+		switch {
+		case failed[i] != nil:
+			r.Value, r.Note = -1, failed[i].Error()
+		case least == 0 || r.Value < least:
 			least = r.Value
 		}
 		if err := tell(r); err != nil {
@@ -155,6 +163,9 @@ func (c *Config) curve(ctx context.Context, b *broker, k curve, tell func(Row) e
 	}
 	return nil
 }
+
+// patience is how long a measurement may take.
+const patience = 30 * time.Second
 
 func median(v []float64) float64 {
 	slices.Sort(v)
