@@ -19,7 +19,7 @@ import (
 type Row struct {
 	Table  string  `json:"table"` // "queues", "idle", ...
 	Broker string  `json:"broker"`
-	At     string  `json:"at"` // "1000", "64 consumers × 20 queues"
+	At     string  `json:"at"`    // "1000", "64 consumers × 20 queues"
 	Value  float64 `json:"value"` // -1: it failed, Note says why
 	Unit   string  `json:"unit"`
 	Limit  float64 `json:"limit,omitempty"` // the most it may be; 0: it is only told

@@ -90,7 +90,8 @@ func consuming() []contender.Suite {
 }
 
 func endToEnd() []contender.Suite {
-	e2e := contender.Job{Work: contender.EndToEnd, Prefetch: 100, Batch: 100}
+	// asynq looks at an empty queue once a second: it needs some.
+	e2e := contender.Job{Work: contender.EndToEnd, Prefetch: 100, Batch: 100, For: 4 * time.Second}
 	latency := contender.Job{Work: contender.Latency, Prefetch: 100, Rate: 500, For: 4 * time.Second}
 	of := func(size int) contender.Job { j := e2e; j.Size = size; return j }
 	return []contender.Suite{
