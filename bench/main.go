@@ -135,6 +135,14 @@ func pick(suites []contender.Suite, o *options) []contender.Suite {
 
 // race starts what the suites need and runs them.
 func race(ctx context.Context, o *options, suites []contender.Suite, log io.Writer) error {
+	for _, dir := range []string{o.cpuProfile, o.memory} {
+		if dir == "" {
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
 	b := newBrokers(suites)
 	defer b.close()
 	r := &runner{

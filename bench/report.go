@@ -27,6 +27,7 @@ func report(ctx context.Context, o *options, suites []contender.Suite, out io.Wr
 		done = append(done, suiteResults{suite: &suites[i], results: known, table: tableOf(known)})
 	}
 	writeTargets(&b, done)
+	fmt.Fprintln(&b, "\n## Suites")
 	for i := range done {
 		if len(done[i].results) > 0 {
 			done[i].write(&b)
@@ -65,9 +66,13 @@ func (s *suiteResults) rounds() int {
 // write writes the table of a suite, the fastest first.
 func (s *suiteResults) write(b *strings.Builder) {
 	job := s.results[0].Job
-	fmt.Fprintf(b, "\n### %s\n\n%s, rounds of %v: %d\n\n", s.suite.Name, describe(job), job.For, s.rounds())
+	fmt.Fprintf(b, "\n### %s\n\n%s%s, rounds of %v: %d\n\n", s.suite.Name, describe(job), queues(s.suite), job.For, s.rounds())
 	latency := job.Work == contender.Latency
-	fmt.Fprintf(b, "| contender | msg/s median (min–max) | × %s (min–max) | CPU s/100k client | server | allocs/msg |", s.suite.Base)
+	cpu, allocs := "CPU s/100k client", "allocs/msg"
+	if job.Work == contender.Idle {
+		cpu, allocs = "CPU s of all, client", "allocs of all"
+	}
+	fmt.Fprintf(b, "| contender | msg/s median (min–max) | × %s (min–max) | %s | server | %s |", s.suite.Base, cpu, allocs)
 	if latency {
 		fmt.Fprint(b, " p50 µs | p99 µs |")
 	}
@@ -174,4 +179,11 @@ func describe(j contender.Job) string {
 		}
 	}
 	return strings.Join(words, ", ")
+}
+
+func queues(s *contender.Suite) string {
+	if s.QueueCount < 2 {
+		return ""
+	}
+	return fmt.Sprintf(", %d queues", s.QueueCount)
 }
