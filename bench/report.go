@@ -68,15 +68,15 @@ func (s *suiteResults) write(b *strings.Builder) {
 	job := s.results[0].Job
 	fmt.Fprintf(b, "\n### %s\n\n%s%s, rounds of %v: %d\n\n", s.suite.Name, describe(job), queues(s.suite), job.For, s.rounds())
 	latency := job.Work == contender.Latency
-	cpu, allocs := "CPU s/100k client", "allocs/msg"
+	cpu, allocs, memory := "CPU s/100k client", "allocs/msg", "peak MB"
 	if job.Work == contender.Idle {
-		cpu, allocs = "CPU s of all, client", "allocs of all"
+		cpu, allocs, memory = "CPU s of all, client", "allocs of all", "live MB"
 	}
 	fmt.Fprintf(b, "| contender | msg/s median (min–max) | × %s (min–max) | %s | server | %s |", s.suite.Base, cpu, allocs)
 	if latency {
 		fmt.Fprint(b, " p50 µs | p99 µs |")
 	}
-	fmt.Fprint(b, " peak MB | foreign cores |\n|---|---|---|---|---|---|---|---|")
+	fmt.Fprintf(b, " %s | foreign cores |\n|---|---|---|---|---|---|---|---|", memory)
 	if latency {
 		fmt.Fprint(b, "---|---|")
 	}
@@ -119,7 +119,11 @@ func (s *suiteResults) row(b *strings.Builder, name string, latency bool) {
 	if noisy > 0 {
 		mark = fmt.Sprintf(" (%d noisy)", noisy)
 	}
-	fmt.Fprintf(b, " %.0f | %.2f%s |\n", t.of(name, contender.Peak).median/(1<<20), others, mark)
+	memory := t.of(name, contender.Peak)
+	if l := t.of(name, contender.Live); l.median > 0 {
+		memory = l
+	}
+	fmt.Fprintf(b, " %.0f | %.2f%s |\n", memory.median/(1<<20), others, mark)
 }
 
 // foreign is the median of the cores that others used, and how many runs were

@@ -33,6 +33,8 @@ func figure(name string, f contender.Figures) float64 {
 		return float64(f.P99)
 	case contender.Peak:
 		return float64(f.Peak)
+	case contender.Live:
+		return float64(f.Live)
 	default:
 		return float64(f.Elapsed)
 	}
