@@ -199,6 +199,8 @@ func spawn(ctx context.Context, o order, f *contender.Figures) error {
 	c := exec.CommandContext(ctx, self, "-child")
 	var out, say bytes.Buffer
 	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(in), &out, &say
+	// Asked to end it ends what it started itself.
+	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
 	c.WaitDelay = 5 * time.Second
 	if err := c.Run(); err != nil {
 		return fmt.Errorf("%w: %s", err, lastLines(say.String()))
