@@ -78,7 +78,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	}
 	f.Visit(func(f *flag.Flag) { o.fixed = o.fixed || f.Name == "for" })
 	if o.smoke {
-		o.rounds, o.repeats, o.duration, o.fixed = 1, 0, 300*time.Millisecond, true
+		o.rounds, o.repeats, o.duration, o.fixed = 1, 0, 200*time.Millisecond, true
 	}
 	return o, nil
 }
@@ -142,7 +142,15 @@ func pick(suites []contender.Suite, o *options) []contender.Suite {
 
 // race starts what the suites need and runs them.
 func race(ctx context.Context, o *options, suites []contender.Suite, log io.Writer) error {
-	b := &brokers{}
+	for _, dir := range []string{o.cpuProfile, o.memory} {
+		if dir == "" {
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	b := newBrokers(suites)
 	defer b.close()
 	r := &runner{
 		rounds: o.rounds, repeats: o.repeats, duration: o.duration, fixed: o.fixed, keep: o.keep, smoke: o.smoke,

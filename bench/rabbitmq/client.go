@@ -54,21 +54,23 @@ func (c client) contender() contender.Contender {
 			return w.consume(ctx)
 		case contender.EndToEnd, contender.Latency:
 			return w.both(ctx)
+		case contender.Idle:
+			return w.idle(ctx)
 		default:
 			return fmt.Errorf("%s does not do %q", c.name, job.Work)
 		}
 	}}
 }
 
-// declare makes the queue as Gombu and Kombu do.
+// declare makes the queues as Gombu and Kombu do.
 func declare(job *contender.Job) error {
 	c, err := amqp.Dial(job.URL)
 	if err != nil {
 		return err
 	}
 	ch, err := c.Channel()
-	if err == nil {
-		_, err = ch.QueueDeclare(job.Queues[0], true, false, false, false, nil)
+	for i := 0; err == nil && i < len(job.Queues); i++ {
+		_, err = ch.QueueDeclare(job.Queues[i], true, false, false, false, nil)
 	}
 	return errors.Join(err, c.Close())
 }
@@ -167,6 +169,21 @@ func (w *work) await(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// idle has consumers for which nothing comes.
+func (w *work) idle(ctx context.Context) error {
+	k, err := w.client.consumer(ctx, w.job)
+	if err != nil {
+		return err
+	}
+	if err := k.start(ctx, w.handle); err != nil {
+		return err
+	}
+	if err := w.m.Start(); err != nil {
+		return err
+	}
+	return errors.Join(w.await(ctx), w.m.Stop(), k.close())
 }
 
 // both publishes and consumes at once, at a rate when the job has one.

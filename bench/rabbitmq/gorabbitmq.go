@@ -101,6 +101,7 @@ func (k *goConsumer) start(_ context.Context, handle func([]byte) error) error {
 
 func (k *goConsumer) close() error {
 	k.k.Close()
-	err := k.conn.Close()
-	return err
+	_ = k.conn.Close() // it may have acknowledged on the channel that it closed before: the broker complains
+	k.wg.Wait()
+	return k.err
 }

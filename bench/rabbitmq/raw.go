@@ -106,12 +106,13 @@ func confirmed(ctx context.Context, d *amqp.DeferredConfirmation) error {
 	return err
 }
 
+// A rawConsumer has a channel and a goroutine for each queue.
 type rawConsumer struct {
 	job  *contender.Job
 	conn *amqp.Connection
-	ch   *amqp.Channel
+	chs  []*amqp.Channel
 	wg   sync.WaitGroup
-	err  error // of the loop
+	errs chan error // of the loops
 }
 
 func newRawConsumer(_ context.Context, job *contender.Job) (consumer, error) {
@@ -119,35 +120,52 @@ func newRawConsumer(_ context.Context, job *contender.Job) (consumer, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &rawConsumer{job: job, conn: c}
-	if k.ch, err = c.Channel(); err != nil {
-		return nil, err
+	k := &rawConsumer{job: job, conn: c, errs: make(chan error, len(job.Queues))}
+	for range job.Queues {
+		ch, err := c.Channel()
+		if err != nil {
+			return nil, err
+		}
+		if err := ch.Qos(job.Prefetch, 0, false); err != nil {
+			return nil, err
+		}
+		k.chs = append(k.chs, ch)
 	}
-	return k, k.ch.Qos(job.Prefetch, 0, false)
+	return k, nil
 }
 
 func (k *rawConsumer) start(_ context.Context, handle func([]byte) error) error {
-	deliveries, err := k.ch.Consume(k.job.Queues[0], "", false, false, false, false, nil)
-	if err != nil {
-		return err
-	}
-	k.wg.Go(func() {
-		for d := range deliveries {
-			if err := handle(d.Body); err != nil {
-				k.err = err
-				return
-			}
-			if err := d.Ack(false); err != nil && !errors.Is(err, amqp.ErrClosed) {
-				k.err = err
-				return
-			}
+	for i, ch := range k.chs {
+		deliveries, err := ch.Consume(k.job.Queues[i], "", false, false, false, false, nil)
+		if err != nil {
+			return err
 		}
-	})
+		k.wg.Go(func() { k.errs <- consumeRaw(deliveries, handle) })
+	}
+	return nil
+}
+
+func consumeRaw(deliveries <-chan amqp.Delivery, handle func([]byte) error) error {
+	for d := range deliveries {
+		if err := handle(d.Body); err != nil {
+			return err
+		}
+		if err := d.Ack(false); err != nil {
+			if errors.Is(err, amqp.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+	}
 	return nil
 }
 
 func (k *rawConsumer) close() error {
-	err := k.conn.Close()
+	errs := []error{k.conn.Close()}
 	k.wg.Wait()
-	return errors.Join(k.err, err)
+	close(k.errs)
+	for err := range k.errs {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }

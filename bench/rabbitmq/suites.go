@@ -58,8 +58,15 @@ func Suites() []contender.Suite {
 	latency := contender.Job{Work: contender.Latency, Size: small, Prefetch: 100, Rate: 500, For: 4 * time.Second}
 	add("latency", latency, all,
 		contender.Target{Figure: contender.P50, Of: "raw", Max: 1.1}, contender.Target{Figure: contender.P99, Max: 1e6})
+	idle := contender.Job{Work: contender.Idle, Prefetch: 32, For: time.Second} // Gombu's default
+	add("idle", idle, all[:2], contender.Target{Figure: contender.Live, Above: "raw", Max: idleQueues * 20 << 10})
+	suites[len(suites)-1].QueueCount = idleQueues
 	return suites
 }
+
+// idleQueues is how many queues with a consumer each a connection has, for which
+// nothing comes.
+const idleQueues = 200
 
 // sized is a job with large bodies.
 func sized(job contender.Job) contender.Job {

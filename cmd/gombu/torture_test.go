@@ -118,6 +118,7 @@ func TestTortureQuorumQueue(t *testing.T) {
 func TestTortureShutdown(t *testing.T) {
 	for url, times := range map[string]string{"redis-server:": "10", "rabbitmq-server:": "4"} {
 		t.Run(url, func(t *testing.T) {
+			t.Parallel()
 			messages := map[string]string{"10": "34000", "4": "16000"}[times] // about as many seconds as it takes
 			res := tortured(t, 0, "-u", url, "--fault", "term-consumers", "--times", times,
 				"--messages", messages, "--rate", "1000", "--work", "5ms")

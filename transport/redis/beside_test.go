@@ -20,7 +20,7 @@ import (
 // Claims whose handlers run for hours, prefetched ones among them, are taken by
 // nobody: their peers' visibility timeouts, of Python and of Go, are two seconds.
 func TestLongHandlersKeepTheirClaimsBesidePython(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	s, _ := t.consumer()
 	t.push(s, "q", "running", "prefetched", "third")
 	got := t.claim(s, 3, "q")
@@ -195,6 +195,7 @@ func (m *monitor) commands() (out []string) {
 
 // A session at rest, with claims, runs one script a second and nothing else.
 func TestOneScriptASecond(tt *testing.T) {
+	tt.Parallel()
 	v := startServer(tt)
 	t := &tester{TB: tt, config: Config{Addr: v.addr}, raw: rawClient(tt, v.addr, 0)}
 	s, _ := t.consumer()
@@ -227,6 +228,7 @@ func TestOneScriptASecond(tt *testing.T) {
 // No clock of ours travels to the server: whatever it shows, it is the server's
 // that counts.
 func TestNoCommandCarriesALocalTime(tt *testing.T) {
+	tt.Parallel()
 	v := startServer(tt)
 	t := &tester{TB: tt, config: Config{Addr: v.addr}, raw: rawClient(tt, v.addr, 0)}
 	m := startMonitor(t, v.addr)

@@ -153,6 +153,7 @@ func (set *clusterSet) queuesAt(masters ...int) []string {
 // A master is killed under load: what a replica had is handled, and deliveries
 // from all queues go on soon after the new master is there.
 func TestClusterFailover(t *testing.T) {
+	t.Parallel()
 	set := startCluster(t)
 	f := startTraffic(t, set.url(t, "?lease=5"), gombu.ProducerConfig{Replicas: 1}, set.queuesAt(0, 1, 2)...)
 	f.more(100)
@@ -252,6 +253,7 @@ func (set *clusterSet) migrate(slot uint16, from, to int) {
 // A slot moves there and back under load: claims stay whose they are, nothing
 // is lost, and deliveries go on.
 func TestClusterSlotMigration(t *testing.T) {
+	t.Parallel()
 	set := startCluster(t)
 	queues := set.queuesAt(0, 1)
 	f := startTraffic(t, set.url(t, ""), gombu.ProducerConfig{Replicas: 1}, queues...)
@@ -273,6 +275,7 @@ func TestClusterSlotMigration(t *testing.T) {
 // A publish to two queues is a push for each slot. Cut in the middle it says
 // which of them it reached.
 func TestClusterPublishIsTorn(t *testing.T) {
+	t.Parallel()
 	set := startCluster(t)
 	queues := set.queuesAt(0, 1)
 	c := openConn(t, set.url(t, ""), &gombu.Config{Log: slog.New(slog.DiscardHandler)})

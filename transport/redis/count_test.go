@@ -30,7 +30,7 @@ func counted(starts, text string) string { return `{"gombu-try": ` + starts + `,
 // The count is in the text before Begin returns, whether the claim is mirrored
 // or not, so that any way back carries it: give-back, a reaper, Kombu's sweep.
 func TestBeginCountsBeforeTheStart(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	s, _ := t.open(func(c *Config) { c.Mirror = MirrorNever })
 	t.push(s, "q", "a", "b", "c")
 	got := t.claim(s, 3, "q")

@@ -86,6 +86,7 @@ func handleSession(connector driver.Connector, ledger *os.File, queue string) {
 // Consumers are killed at random, all of them at once too, and so is the
 // server, which writes everything down: what was published is handled, all of it.
 func TestNothingIsLostInCrashes(tt *testing.T) {
+	tt.Parallel()
 	v, t := durable(tt)
 	n := crashMessages(tt)
 	file := filepath.Join(v.dir, "handled")
@@ -218,7 +219,7 @@ func holdOn() {
 // longer; then it finds out before it starts or settles anything, and nothing
 // of the new owner's is touched.
 func TestAStoppedConsumerKeepsItsClaimsForItsLease(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	other, _ := t.consumer(func(c *Config) { c.Lease = minimumLease })
 	for i := range 10 {
 		t.push(other, "q", fmt.Sprint(i))
@@ -261,7 +262,7 @@ func TestAStoppedConsumerKeepsItsClaimsForItsLease(tt *testing.T) {
 
 // A consumer that dies while others watch: its claims are back within five seconds.
 func TestADeadConsumersClaimsAreBackInFiveSeconds(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	watcher, _ := t.consumer()
 	since := time.Now()
 	eventually(t, "the watcher to have seen enough", func() bool { return time.Since(since) > vigilNew+beatEvery })

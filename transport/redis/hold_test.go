@@ -83,6 +83,7 @@ func TestALongHeldClaimMakesNoLongScripts(tt *testing.T) {
 // Behind a claim that is held for ever the own list does not grow: the claim is
 // set aside, and stays ours all the same.
 func TestAClaimHeldForEverIsSetAside(tt *testing.T) {
+	tt.Parallel()
 	v := startServer(tt)
 	t := &tester{TB: tt, config: Config{Addr: v.addr, Mirror: MirrorNever}, raw: rawClient(tt, v.addr, 0)}
 	s, _ := t.open()
@@ -137,6 +138,7 @@ func stopBeating(s *store) {
 
 // However many claims there are, no script holds the server for long.
 func TestManyMirroredClaimsHoldNobodyUp(tt *testing.T) {
+	tt.Parallel()
 	v := startServer(tt)
 	t := &tester{TB: tt, config: Config{Addr: v.addr}, raw: rawClient(tt, v.addr, 0)}
 	s, _ := t.open(func(c *Config) { c.Mirror = MirrorNever })

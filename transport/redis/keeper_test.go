@@ -44,6 +44,7 @@ func openConn(t testing.TB, url string, cfg *gombu.Config) *gombu.Conn {
 }
 
 func TestReplicas(t *testing.T) {
+	t.Parallel()
 	master, replica := replicated(t)
 	c := openConn(t, "redis://"+master.addr, nil)
 	p := c.Producer(&gombu.ProducerConfig{Key: "q", Replicas: 1})

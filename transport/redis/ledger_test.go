@@ -23,7 +23,7 @@ func abandon(t *tester, s *store) {
 }
 
 func TestMirror(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	s, _ := t.open()
 	texts := []string{envelope("a", 0), "garbage", envelope("c", 0), `{"body": "", "headers": null, "properties": {"delivery_info": {"exchange": "", "routing_key": "q"}}}`}
 	for _, text := range texts {
@@ -105,7 +105,7 @@ func TestBehaviour188_NoAckEmulationIsNoMirror(tt *testing.T) {
 }
 
 func TestAFencedOwnerIsOver(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	s, _ := t.open()
 	t.push(s, "q", "a", "b")
 	got := t.claim(s, 1, "q")
@@ -160,7 +160,7 @@ func TestOwnerIdsAreUsedOnce(tt *testing.T) {
 // The owner's connection is gone: its claims come back within seconds, in
 // order, from several priorities.
 func TestKilledOwnerIsTakenOver(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	s, _ := t.open()
 	var items []virtual.Item
 	for i := range 200 {
@@ -211,7 +211,7 @@ func TestPausedIsNotDead(t *testing.T) {
 // The lease, with a short one forced upon the sweeper and an owner whose
 // heartbeat is held up while its connection stands.
 func TestLeaseEndsASilentOwner(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	silent, _ := t.open()
 	t.push(silent, "q", "a")
 	t.claim(silent, 1, "q")

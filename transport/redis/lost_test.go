@@ -12,33 +12,35 @@ import (
 // not rolled back when they fail half-way.
 func TestAKeyThatIsNoListLosesNothing(tt *testing.T) {
 	for _, mirror := range []Mirror{MirrorNever, MirrorAlways} {
-		t := newTester(tt)
-		s, _ := t.open(func(c *Config) { c.Mirror = mirror })
-		t.push(s, "q", "a", "b", "c")
-		t.push(s, "other", "d")
-		got := t.claim(s, 3, "q")
-		t.claim(s, 1, "other")
-		t.do("SET", "q", "a text")
-		for _, o := range []driver.Outcome{driver.Requeue, driver.Release} {
-			wantKind(t, "give back", t.settle(s, o, got[0], got[1])[0], driver.ErrConflict)
-		}
-		for _, st := range []virtual.Settlement{
-			{Verbatim: "q"},
-			{Put: []virtual.Item{{Queue: "free", Raw: []byte("copy")}, {Queue: "q", Raw: []byte("copy")}}},
-		} {
-			st.Tag = got[2].Tag
-			all := []virtual.Settlement{st}
-			_ = s.Settle(soon(t), all)
-			wantKind(t, "move", all[0].Err, driver.ErrConflict)
-		}
-		want(t, "copies", t.number("LLEN", "free"), 0)
-		if s.Close(soon(t)) == nil {
-			t.Fatal("Close does not tell that claims are left")
-		}
-		want(t, "the other queue", t.ready("other"), "d")
-		t.do("DEL", "q")
-		t.open()
-		eventually(t, fmt.Sprint("all to come back, mirror ", mirror), func() bool { return t.ready("q") == "a b c" })
+		tt.Run(fmt.Sprint("mirror ", mirror), func(tt *testing.T) {
+			t := aside(tt)
+			s, _ := t.open(func(c *Config) { c.Mirror = mirror })
+			t.push(s, "q", "a", "b", "c")
+			t.push(s, "other", "d")
+			got := t.claim(s, 3, "q")
+			t.claim(s, 1, "other")
+			t.do("SET", "q", "a text")
+			for _, o := range []driver.Outcome{driver.Requeue, driver.Release} {
+				wantKind(t, "give back", t.settle(s, o, got[0], got[1])[0], driver.ErrConflict)
+			}
+			for _, st := range []virtual.Settlement{
+				{Verbatim: "q"},
+				{Put: []virtual.Item{{Queue: "free", Raw: []byte("copy")}, {Queue: "q", Raw: []byte("copy")}}},
+			} {
+				st.Tag = got[2].Tag
+				all := []virtual.Settlement{st}
+				_ = s.Settle(soon(t), all)
+				wantKind(t, "move", all[0].Err, driver.ErrConflict)
+			}
+			want(t, "copies", t.number("LLEN", "free"), 0)
+			if s.Close(soon(t)) == nil {
+				t.Fatal("Close does not tell that claims are left")
+			}
+			want(t, "the other queue", t.ready("other"), "d")
+			t.do("DEL", "q")
+			t.open()
+			eventually(t, "all to come back", func() bool { return t.ready("q") == "a b c" })
+		})
 	}
 }
 
@@ -59,7 +61,7 @@ func TestARestoreToAKeyThatIsNoListLosesNothing(tt *testing.T) {
 // An owner that is fenced may claim from one more list while it is taken over,
 // before it learns: it is not forgotten then.
 func TestAClaimDuringTakingOverIsNotForgotten(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	s, _ := t.open()
 	t.push(s, "q", "a")
 	t.push(s, "late", "b")

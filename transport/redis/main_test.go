@@ -122,6 +122,15 @@ func newTester(t testing.TB) *tester {
 	return tt
 }
 
+// aside is a tester with a server of its own, for a test that mostly waits: it
+// runs beside the others of its kind.
+func aside(t *testing.T) *tester {
+	t.Helper()
+	t.Parallel()
+	v := startServer(t)
+	return &tester{TB: t, config: Config{Addr: v.addr}, raw: rawClient(t, v.addr, 0)}
+}
+
 func rawClient(t testing.TB, addr string, db int) rueidis.Client {
 	t.Helper()
 	c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, SelectDB: db, ForceSingleClient: true,

@@ -151,7 +151,7 @@ func TestAKilledPythonConsumersMessageComesBack(tt *testing.T) {
 }
 
 func TestAKilledGoConsumersMessageComesBackToPython(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	p := startPython(t, `{"visibility_timeout": 2}`)
 	p.op("declare", "exchange", "d", "queue", "q", "key", "k")
 	p.op("publish", "exchange", "d", "key", "k", "body", "a")
@@ -175,7 +175,7 @@ func TestTwoQueuesOfATopic(tt *testing.T) {
 	for _, from := range []string{"go", "python"} {
 		for _, sweeper := range []string{"go", "python"} {
 			tt.Run(from+" publishes, "+sweeper+" sweeps", func(tt *testing.T) {
-				t := newTester(tt)
+				t := aside(tt)
 				p := startPython(t, `{"visibility_timeout": 2}`)
 				p.op("declare", "exchange", "t", "type", "topic", "queue", "q1", "key", "a.*")
 				p.op("declare", "exchange", "t", "type", "topic", "queue", "q2", "key", "a.#")

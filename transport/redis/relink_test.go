@@ -312,7 +312,7 @@ func TestCloseWithoutAConnection(tt *testing.T) {
 
 // A fan-out's connection that is dead without a word is found out, and replaced.
 func TestASilentSubscriptionIsMadeAgain(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	gate := &sync.RWMutex{}
 	var dials atomic.Int32
 	s, ev := t.consumer(func(c *Config) {

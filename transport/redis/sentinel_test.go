@@ -159,6 +159,7 @@ func TestSentinelURL(t *testing.T) {
 // Whatever single server or sentinel dies: what Replicas has confirmed is
 // handled, and deliveries go on soon after the new master is known.
 func TestSentinelFailover(t *testing.T) {
+	t.Parallel()
 	set := startSentinels(t)
 	set.sentinels[0].kill() // the first that is asked
 	f := startTraffic(t, set.url("&lease=5"), gombu.ProducerConfig{Replicas: 1}, "q1", "q2")
@@ -190,6 +191,7 @@ func TestSentinelFailover(t *testing.T) {
 
 // A master that is stopped, and so cannot refuse anything, is left as well.
 func TestSentinelLeavesASilentMaster(t *testing.T) {
+	t.Parallel()
 	set := startSentinels(t)
 	f := startTraffic(t, set.url("&lease=5"), gombu.ProducerConfig{Replicas: 1}, "q1")
 	first := set.master()
@@ -202,6 +204,7 @@ func TestSentinelLeavesASilentMaster(t *testing.T) {
 // A sentinel that was cut off tells of the master of before: the others know
 // better.
 func TestAStaleSentinelIsNotBelieved(t *testing.T) {
+	t.Parallel()
 	set := startSentinels(t)
 	first := set.master()
 	pause(t, set.sentinels[0])

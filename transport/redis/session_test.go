@@ -323,7 +323,7 @@ func TestOutOfMemoryRefusesAPush(tt *testing.T) {
 }
 
 func TestBehaviour196_AFailingHeartbeatIsTriedAgain(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	s, _ := t.open()
 	t.push(s, "q", "a")
 	t.claim(s, 1, "q")

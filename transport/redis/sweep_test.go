@@ -40,7 +40,7 @@ func TestBehaviour185_Restore(tt *testing.T) {
 }
 
 func TestBehaviour187_LockOfAPeer(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	t.do("SET", "unacked_mutex", "a peer's")
 	t.claimed("t1", envelope("a", 0), "", "q", time.Hour)
 	s, ev := t.open(shortVisibility)
@@ -78,7 +78,7 @@ func TestRestoreByTheBindingTable(tt *testing.T) {
 // The throttle of Kombu's is the interval here: the first look sweeps, then the
 // interval passes.
 func TestBehaviour186_SweepsAreSpaced(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	t.claimed("t1", envelope("a", 0), "", "q", time.Hour)
 	t.open(func(c *Config) { shortVisibility(c); c.RestoreInterval = 4 * time.Second })
 	eventually(t, "the first sweep", func() bool { return t.number("LLEN", "q") == 1 })
@@ -106,7 +106,7 @@ func TestRestoreLimit(tt *testing.T) {
 // What is ours is renewed: a sweep with a short timeout never takes it, and a
 // restore that looked before the renewal does nothing.
 func TestRenewedClaimsAreNotRestored(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	s, _ := t.open(shortVisibility)
 	peer, _ := t.open(shortVisibility)
 	t.push(s, "q", "a")

@@ -14,7 +14,7 @@ import (
 )
 
 func TestBindingsThatVanishArePutBack(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	s, ev := t.open()
 	b := []driver.Binding{{Exchange: "ex", Queue: "q1", Key: "k"}, {Exchange: "ex", Queue: "q2", Key: "k"}}
 	if err := s.Bind(soon(t), driver.TypeDirect, b); err != nil {
@@ -52,7 +52,7 @@ func TestBindingsThatVanishArePutBack(tt *testing.T) {
 func TestClaimsOutliveTheirKeys(tt *testing.T) {
 	for _, what := range []string{"unacked", "unacked_index", ownersKey, ledgerKey, ownKey, aliveKey} {
 		tt.Run(what, func(tt *testing.T) {
-			t := newTester(tt)
+			t := aside(tt)
 			s, _ := t.open(func(c *Config) { c.Mirror = MirrorAlways })
 			t.push(s, "q", "a", "b", "c", "d")
 			first := t.claim(s, 1, "q")
@@ -93,7 +93,7 @@ func TestClaimsOutliveTheirKeys(tt *testing.T) {
 
 // A live session notices that its claims would get the names of others.
 func TestAnOwnListThatVanishesEndsItsSession(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	s, _ := t.open()
 	t.push(s, "q", "a", "b", "c", "d")
 	t.claim(s, 2, "q")
@@ -106,7 +106,7 @@ func TestAnOwnListThatVanishesEndsItsSession(tt *testing.T) {
 
 // A ledger that vanishes is noticed by who is idle, too.
 func TestALedgerThatVanishesEndsItsSession(tt *testing.T) {
-	t := newTester(tt)
+	t := aside(tt)
 	s, _ := t.open()
 	t.push(s, "q", "a")
 	t.claim(s, 1, "q")
@@ -129,6 +129,7 @@ func sorted(text string) string {
 // Keys of ours are deleted at random under load. What they held may be gone with
 // them; everything else is handled, and consumers never fall silent.
 func TestKeysVanishUnderLoad(tt *testing.T) {
+	tt.Parallel()
 	v := startServer(tt)
 	t := &tester{TB: tt, raw: rawClient(tt, v.addr, 0)}
 	topology := &gombu.Topology{
