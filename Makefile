@@ -1,8 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help test race bench lint tidy format api fuzz torture up down demo
+.PHONY: help test race bench bench-compare micro lint tidy format api fuzz torture up down demo
 
 help: ## this text
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t16
 
 test: ## install, start, and pass everything, as CI does
 	./scripts/test
@@ -10,8 +10,14 @@ test: ## install, start, and pass everything, as CI does
 race: ## the tests of every module with -race, on servers that are up
 	@for m in $$(./scripts/modules); do (cd $$m && go test -race -p 1 ./...) || exit 1; done
 
-bench: ## benchmarks of the hot paths
+bench: ## Gombu against its rivals, [SUITE=regexp], into docs/benchmarks.md; goes on where it was stopped
+	go run ./bench -suite '$(SUITE)'
+
+micro: ## benchmarks of the hot paths
 	go test -run '^$$' -bench . -benchmem ./...
+
+bench-compare: ## benchstat of the hot paths against a commit, [BASE=commit]
+	./scripts/bench-compare $(BASE)
 
 lint: ## the linter, pinned in tools/go.mod
 	./scripts/lint

@@ -7,68 +7,62 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
+	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/gombu/gombu/bench/contender"
 	"github.com/gombu/gombu/gombutest/server"
 )
 
 // A broker is what a suite's jobs are done on.
 type broker struct {
-	name string
+	name   string
+	once   sync.Once
+	err    error // of its start
+	server *server.Server
+	dir    string
+
 	url  string // empty: the contender's process
 	addr string
 	pids []int
 }
 
 // brokers are started when they are first needed, one of each, with their
-// files in a folder that is gone afterwards.
-type brokers struct {
-	dir     string
-	started map[string]*broker
-	servers []*server.Server
+// files in folders that are gone afterwards.
+type brokers map[string]*broker
+
+func newBrokers(suites []contender.Suite) brokers {
+	b := brokers{}
+	for _, s := range suites {
+		b[s.Broker] = &broker{name: s.Broker}
+	}
+	return b
 }
 
-func (b *brokers) get(ctx context.Context, name string) (*broker, error) {
-	if k := b.started[name]; k != nil {
-		return k, nil
-	}
-	k := &broker{name: name}
-	if name != "memory" {
-		s, err := b.start(ctx, name)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+func (b brokers) get(ctx context.Context, name string) (*broker, error) {
+	k := b[name]
+	k.once.Do(func() {
+		if k.err = k.start(ctx); k.err != nil {
+			k.err = fmt.Errorf("%s: %w", name, k.err)
 		}
-		k.url, k.addr, k.pids = s.URL(), s.Addr(), []int{s.Pid()}
-	}
-	if b.started == nil {
-		b.started = map[string]*broker{}
-	}
-	b.started[name] = k
-	return k, nil
+	})
+	return k, k.err
 }
 
-func (b *brokers) start(ctx context.Context, name string) (*server.Server, error) {
-	if b.dir == "" {
-		dir, err := os.MkdirTemp("", "gombu-bench-")
-		if err != nil {
-			return nil, err
-		}
-		b.dir = dir
+func (b *broker) start(ctx context.Context) (err error) {
+	if b.name == "memory" {
+		return nil
 	}
-	dir := filepath.Join(b.dir, name)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
+	if b.dir, err = os.MkdirTemp("", "gombu-bench-"); err != nil {
+		return err
 	}
-	var s *server.Server
-	var err error
-	switch name {
+	switch b.name {
 	case "rabbitmq":
-		s, err = server.RabbitMQ(dir)
+		b.server, err = server.RabbitMQ(b.dir)
 	case "redis":
-		s, err = server.Redis(dir, "--appendonly", "no")
+		b.server, err = server.Redis(b.dir, "--appendonly", "no")
 	default:
 		err = errors.New("no such broker")
 	}
@@ -76,18 +70,23 @@ func (b *brokers) start(ctx context.Context, name string) (*server.Server, error
 		err = fmt.Errorf("%w: run scripts/install", err)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	b.servers = append(b.servers, s)
-	return s, s.Start(ctx)
+	if err := b.server.Start(ctx); err != nil {
+		return err
+	}
+	b.url, b.addr, b.pids = b.server.URL(), b.server.Addr(), []int{b.server.Pid()}
+	return nil
 }
 
-func (b *brokers) close() {
-	for _, s := range b.servers {
-		s.Close()
-	}
-	if b.dir != "" {
-		_ = os.RemoveAll(b.dir) // in the temporary folder anyway
+func (b brokers) close() {
+	for _, k := range b {
+		if k.server != nil {
+			k.server.Close()
+		}
+		if k.dir != "" {
+			_ = os.RemoveAll(k.dir) // in the temporary folder anyway
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gombu/gombu/bench/contender"
@@ -94,10 +95,10 @@ func profiled(o *order, f func() error) error {
 
 // A process measures a job in a process of its own.
 type process struct {
-	brokers                *brokers
+	brokers                brokers
 	cpuProfile, memProfile string // folders
 	small                  bool
-	count                  int
+	count                  atomic.Int64
 	rates                  map[string]float64 // of Consume, by suite and contender
 }
 
@@ -112,7 +113,7 @@ func (p *process) measure(ctx context.Context, s *contender.Suite, c *contender.
 		job.Messages = n
 	}
 	f, err := p.measured(ctx, s, c, job, true)
-	if err == nil && job.Work == contender.Consume {
+	if err == nil && job.Work == contender.Consume && !p.small {
 		p.rates[s.Name+"/"+c.Name] = figure(contender.Rate, f)
 	}
 	return f, err
@@ -150,10 +151,10 @@ func (p *process) measured(ctx context.Context, s *contender.Suite, c *contender
 	if err != nil {
 		return f, err
 	}
-	p.count++
+	count := p.count.Add(1)
 	job.URL, job.ServerPIDs = broker.url, broker.pids
 	for i := range max(s.QueueCount, 1) {
-		job.Queues = append(job.Queues, fmt.Sprintf("bench-%d-%d", p.count, i))
+		job.Queues = append(job.Queues, fmt.Sprintf("bench-%d-%d", count, i))
 	}
 	o := order{Suite: s.Name, Contender: c.Name, Job: job}
 	if profile && p.cpuProfile != "" {
@@ -198,6 +199,8 @@ func spawn(ctx context.Context, o order, f *contender.Figures) error {
 	c := exec.CommandContext(ctx, self, "-child")
 	var out, say bytes.Buffer
 	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(in), &out, &say
+	// Asked to end it ends what it started itself.
+	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
 	c.WaitDelay = 5 * time.Second
 	if err := c.Run(); err != nil {
 		return fmt.Errorf("%w: %s", err, lastLines(say.String()))

@@ -12,16 +12,18 @@ import (
 	"os/signal"
 	"regexp"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/gombu/gombu/bench/contender"
+	"github.com/gombu/gombu/bench/memory"
 	"github.com/gombu/gombu/bench/rabbitmq"
 	"github.com/gombu/gombu/bench/redis"
 )
 
 // all are the suites, in the order in which they run.
 func all() []contender.Suite {
-	return slices.Concat(rabbitmq.Suites(), redis.Suites())
+	return slices.Concat(rabbitmq.Suites(), redis.Suites(), memory.Suites())
 }
 
 type options struct {
@@ -32,12 +34,12 @@ type options struct {
 	list, smoke        bool
 	reportOnly, keep   bool
 	fixed              bool // the duration was given: it holds for every suite
-	child              bool
+	child, growth      bool
 	cpuProfile, memory string
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
@@ -62,6 +64,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.StringVar(&o.results, "results", "bench/results", "`folder` of the results; runs that are there are not run again")
 	f.StringVar(&o.doc, "doc", "docs/benchmarks.md", "`file` that the report of all suites is written to; empty: none")
 	f.BoolVar(&o.list, "list", false, "list suites and contenders")
+	f.BoolVar(&o.growth, "growth", false, "measure how costs grow with queues, bindings, publishers, waiting messages, bytes and consumers, and no suite")
 	f.BoolVar(&o.smoke, "smoke", false, "run everything for a moment, and judge nothing")
 	f.BoolVar(&o.reportOnly, "report", false, "run nothing: print and write the report of the results")
 	f.BoolVar(&o.keep, "keep", false, "use results of other revisions too")
@@ -76,7 +79,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	}
 	f.Visit(func(f *flag.Flag) { o.fixed = o.fixed || f.Name == "for" })
 	if o.smoke {
-		o.rounds, o.repeats, o.duration, o.fixed = 1, 0, 300*time.Millisecond, true
+		o.rounds, o.repeats, o.duration, o.fixed = 1, 0, 200*time.Millisecond, true
 	}
 	return o, nil
 }
@@ -111,7 +114,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		defer func() { _ = os.RemoveAll(dir) }() // its results are not kept
 		o.results = dir
 	}
-	if !o.reportOnly {
+	if o.growth && !o.reportOnly {
+		if err := grow(ctx, o, stderr); err != nil {
+			return err
+		}
+	} else if !o.reportOnly {
 		if err := race(ctx, o, suites, stderr); err != nil {
 			return err
 		}
@@ -136,7 +143,15 @@ func pick(suites []contender.Suite, o *options) []contender.Suite {
 
 // race starts what the suites need and runs them.
 func race(ctx context.Context, o *options, suites []contender.Suite, log io.Writer) error {
-	b := &brokers{}
+	for _, dir := range []string{o.cpuProfile, o.memory} {
+		if dir == "" {
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	b := newBrokers(suites)
 	defer b.close()
 	r := &runner{
 		rounds: o.rounds, repeats: o.repeats, duration: o.duration, fixed: o.fixed, keep: o.keep, smoke: o.smoke,

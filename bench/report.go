@@ -27,10 +27,14 @@ func report(ctx context.Context, o *options, suites []contender.Suite, out io.Wr
 		done = append(done, suiteResults{suite: &suites[i], results: known, table: tableOf(known)})
 	}
 	writeTargets(&b, done)
+	fmt.Fprintln(&b, "\n## Suites")
 	for i := range done {
 		if len(done[i].results) > 0 {
 			done[i].write(&b)
 		}
+	}
+	if err := writeGrowth(&b, o.results); err != nil {
+		return err
 	}
 	fmt.Fprint(out, b.String())
 	if o.doc == "" || len(suites) != len(all()) || o.contender.String() != "" {
@@ -65,13 +69,17 @@ func (s *suiteResults) rounds() int {
 // write writes the table of a suite, the fastest first.
 func (s *suiteResults) write(b *strings.Builder) {
 	job := s.results[0].Job
-	fmt.Fprintf(b, "\n### %s\n\n%s, rounds of %v: %d\n\n", s.suite.Name, describe(job), job.For, s.rounds())
+	fmt.Fprintf(b, "\n### %s\n\n%s%s, rounds of %v: %d\n\n", s.suite.Name, describe(job), queues(s.suite), job.For, s.rounds())
 	latency := job.Work == contender.Latency
-	fmt.Fprintf(b, "| contender | msg/s median (min–max) | × %s (min–max) | CPU s/100k client | server | allocs/msg |", s.suite.Base)
+	cpu, allocs, memory := "CPU s/100k client", "allocs/msg", "peak MB"
+	if job.Work == contender.Idle {
+		cpu, allocs, memory = "CPU s of all, client", "allocs of all", "live MB"
+	}
+	fmt.Fprintf(b, "| contender | msg/s median (min–max) | × %s (min–max) | %s | server | %s |", s.suite.Base, cpu, allocs)
 	if latency {
 		fmt.Fprint(b, " p50 µs | p99 µs |")
 	}
-	fmt.Fprint(b, " peak MB | foreign cores |\n|---|---|---|---|---|---|---|---|")
+	fmt.Fprintf(b, " %s | foreign cores |\n|---|---|---|---|---|---|---|---|", memory)
 	if latency {
 		fmt.Fprint(b, "---|---|")
 	}
@@ -114,7 +122,11 @@ func (s *suiteResults) row(b *strings.Builder, name string, latency bool) {
 	if noisy > 0 {
 		mark = fmt.Sprintf(" (%d noisy)", noisy)
 	}
-	fmt.Fprintf(b, " %.0f | %.2f%s |\n", t.of(name, contender.Peak).median/(1<<20), others, mark)
+	memory := t.of(name, contender.Peak)
+	if l := t.of(name, contender.Live); l.median > 0 {
+		memory = l
+	}
+	fmt.Fprintf(b, " %.0f | %.2f%s |\n", memory.median/(1<<20), others, mark)
 }
 
 // foreign is the median of the cores that others used, and how many runs were
@@ -174,4 +186,11 @@ func describe(j contender.Job) string {
 		}
 	}
 	return strings.Join(words, ", ")
+}
+
+func queues(s *contender.Suite) string {
+	if s.QueueCount < 2 {
+		return ""
+	}
+	return fmt.Sprintf(", %d queues", s.QueueCount)
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,8 +111,7 @@ func (r *resultFile) add(res *result) error {
 func current(all []result, s *contender.Suite, keep bool) []result {
 	var out []result
 	revision := ""
-	for i := len(all) - 1; i >= 0; i-- {
-		r := all[i]
+	for _, r := range slices.Backward(all) {
 		want := s.Job
 		want.For = r.Job.For
 		if !sameJob(r.Job, want) {
@@ -123,11 +123,7 @@ func current(all []result, s *contender.Suite, keep bool) []result {
 		if !keep && r.Revision != revision {
 			continue
 		}
-		fresh := true
-		for j := range out {
-			fresh = fresh && !(out[j].Contender == r.Contender && out[j].Round == r.Round)
-		}
-		if fresh {
+		if !slices.ContainsFunc(out, func(later result) bool { return later.Contender == r.Contender && later.Round == r.Round }) {
 			out = append(out, r)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/gombu/gombu/bench/contender"
@@ -25,15 +26,46 @@ type runner struct {
 	results         string // folder
 	log             io.Writer
 	now             func() time.Time
+	mu              sync.Mutex // of log
 	// measure does one job, on fresh queues.
 	measure func(ctx context.Context, s *contender.Suite, c *contender.Contender, job contender.Job) (contender.Figures, error)
 }
 
 func (r *runner) run(ctx context.Context, suites []contender.Suite) error {
+	if !r.smoke {
+		return r.series(ctx, suites)
+	}
+	// Nobody looks at the figures: the brokers may work at the same time.
+	series := map[string][]contender.Suite{}
+	for _, s := range suites {
+		series[s.Broker] = append(series[s.Broker], s)
+	}
+	var wg sync.WaitGroup
+	errs := make(chan error, len(series))
+	for _, some := range series {
+		wg.Go(func() { errs <- r.series(ctx, some) })
+	}
+	wg.Wait()
+	close(errs)
+	var all []error
+	for err := range errs {
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+func (r *runner) sayf(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fmt.Fprintf(r.log, format, args...)
+}
+
+// series runs suites one after the other.
+func (r *runner) series(ctx context.Context, suites []contender.Suite) error {
 	var errs []error
 	for i := range suites {
 		s := &suites[i]
-		fmt.Fprintf(r.log, "%s (%d of %d)\n", s.Name, i+1, len(suites))
+		r.sayf("%s (%d of %d)\n", s.Name, i+1, len(suites))
 		if err := r.suite(ctx, s); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.Name, err))
 		}
@@ -63,7 +95,7 @@ func (r *runner) suite(ctx context.Context, s *contender.Suite) error {
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
-				fmt.Fprintf(r.log, "  %-20s round %d: %v\n", c.Name, round+1, err)
+				r.sayf("  %-20s round %d: %v\n", c.Name, round+1, err)
 				errs = append(errs, fmt.Errorf("%s: %w", c.Name, err))
 				broken[c.Name] = true
 				continue
@@ -109,7 +141,7 @@ func (r *runner) one(ctx context.Context, s *contender.Suite, c *contender.Conte
 	if res.Noisy {
 		mark = ", noisy"
 	}
-	fmt.Fprintf(r.log, "  %-20s round %d: %s msg/s, foreign %.2f cores%s\n", c.Name, res.Round+1,
+	r.sayf("  %-20s round %d: %s msg/s, foreign %.2f cores%s\n", c.Name, res.Round+1,
 		thousands(figure(contender.Rate, res.Figures)), foreign(res.Figures), mark)
 	return nil
 }

@@ -8,9 +8,13 @@ import (
 	"github.com/gombu/gombu/bench/contender"
 )
 
-// figure is one figure of a run, in the units of contender.Target.
+// figure is one figure of a run, in the units of contender.Target. Of a run
+// without messages CPU time and allocations are those of all of it.
 func figure(name string, f contender.Figures) float64 {
-	per := float64(max(f.Messages, 1))
+	per, hundred := float64(f.Messages), 1e5
+	if f.Messages == 0 {
+		per, hundred = 1, 1
+	}
 	switch name {
 	case contender.Rate:
 		if f.Elapsed <= 0 {
@@ -18,9 +22,9 @@ func figure(name string, f contender.Figures) float64 {
 		}
 		return float64(f.Messages) / f.Elapsed.Seconds()
 	case contender.Client:
-		return f.Client.Seconds() / per * 1e5
+		return f.Client.Seconds() / per * hundred
 	case contender.Server:
-		return f.Server.Seconds() / per * 1e5
+		return f.Server.Seconds() / per * hundred
 	case contender.Allocs:
 		return float64(f.Allocs) / per
 	case contender.P50:
@@ -29,6 +33,8 @@ func figure(name string, f contender.Figures) float64 {
 		return float64(f.P99)
 	case contender.Peak:
 		return float64(f.Peak)
+	case contender.Live:
+		return float64(f.Live)
 	default:
 		return float64(f.Elapsed)
 	}

@@ -39,7 +39,7 @@ func writeTargets(b *strings.Builder, suites []suiteResults) {
 func targetText(g *contender.Target) string {
 	name := map[string]string{
 		contender.Rate: "rate", contender.Client: "client CPU", contender.Server: "server CPU", contender.Allocs: "allocs/msg",
-		contender.P50: "p50", contender.P99: "p99", contender.Peak: "peak memory", contender.Elapsed: "time",
+		contender.P50: "p50", contender.P99: "p99", contender.Peak: "peak memory", contender.Live: "live memory", contender.Elapsed: "time",
 	}[g.Figure]
 	var bounds []string
 	for _, bound := range []struct {
@@ -92,7 +92,7 @@ func unit(name string, v float64) string {
 		return fmt.Sprintf("%.2f s/100k", v)
 	case contender.P50, contender.P99, contender.Elapsed:
 		return time.Duration(v).Round(time.Microsecond).String()
-	case contender.Peak:
+	case contender.Peak, contender.Live:
 		return fmt.Sprintf("%.1f MB", v/(1<<20))
 	default:
 		return fmt.Sprintf("%.2f", v)

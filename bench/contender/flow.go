@@ -19,7 +19,8 @@ func NewFlow() *Flow { return &Flow{wake: make(chan struct{}, 1)} }
 
 // Take is called before each publish. It says false when m is over.
 func (f *Flow) Take(m *Meter) bool {
-	if n := f.sent.Add(1); n-f.done.Load() <= Backlog {
+	f.sent.Add(1)
+	if f.ahead() <= Backlog {
 		return !m.Over()
 	}
 	f.waiting.Add(1)

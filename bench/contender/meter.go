@@ -17,11 +17,12 @@ import (
 type Figures struct {
 	Messages int           `json:"messages"`
 	Elapsed  time.Duration `json:"elapsed"`
-	Client   time.Duration `json:"client"`  // CPU, user and system, of this process
-	Server   time.Duration `json:"server"`  // CPU of the broker
-	Foreign  time.Duration `json:"foreign"` // CPU of everything else on the machine
-	Allocs   uint64        `json:"allocs"`  // of Go; 0: not known
-	Peak     int64         `json:"peak"`    // bytes: the process's largest resident set so far
+	Client   time.Duration `json:"client"`         // CPU, user and system, of this process
+	Server   time.Duration `json:"server"`         // CPU of the broker
+	Foreign  time.Duration `json:"foreign"`        // CPU of everything else on the machine
+	Allocs   uint64        `json:"allocs"`         // of Go; 0: not known
+	Peak     int64         `json:"peak"`           // bytes: the process's largest resident set so far
+	Live     int64         `json:"live,omitempty"` // of Idle: bytes of heap and stacks after a collection
 	P50      time.Duration `json:"p50,omitempty"`
 	P99      time.Duration `json:"p99,omitempty"`
 }
@@ -113,6 +114,9 @@ func (m *Meter) Stop() error {
 	if f.Peak, err = peak(); err != nil {
 		return err
 	}
+	if m.job.Work == Idle {
+		f.Live = live()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	slices.Sort(m.latency)
@@ -197,6 +201,15 @@ func process(pid int) (time.Duration, error) {
 		sum += time.Duration(n) * tick
 	}
 	return sum, nil
+}
+
+// live is the memory of what is in use.
+func live() int64 {
+	runtime.GC()
+	runtime.GC() // what the first one left to finalizers and pools
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	return int64(mem.HeapAlloc + mem.StackInuse)
 }
 
 // peak is the process's largest resident set, in bytes.

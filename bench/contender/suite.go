@@ -21,6 +21,7 @@ const (
 	P50     = "p50"     // nanoseconds
 	P99     = "p99"     // nanoseconds
 	Peak    = "peak"    // bytes
+	Live    = "live"    // bytes, of Idle
 	Elapsed = "elapsed" // nanoseconds
 )
 

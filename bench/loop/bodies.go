@@ -24,10 +24,10 @@ func Ours() Bodies {
 
 // A Sink takes what is consumed. It is safe for several goroutines.
 type Sink struct {
-	job     contender.Job
-	meter   *contender.Meter
-	bodies  Bodies
-	backlog *backlog
+	job    contender.Job
+	meter  *contender.Meter
+	bodies Bodies
+	flow   *contender.Flow
 }
 
 // Handle is what a user's handler does with a body: it decodes it.
@@ -52,7 +52,7 @@ func (s *Sink) Decoded(b *contender.Body) {
 
 // Done says that n messages are acknowledged.
 func (s *Sink) Done(n int) {
-	s.backlog.add(-n)
+	s.flow.Done(n)
 	s.meter.Add(n)
 }
 

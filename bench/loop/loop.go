@@ -4,7 +4,6 @@ package loop
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -13,7 +12,8 @@ import (
 )
 
 // A Peer is one client of one broker, connected and declared. Publish is called
-// by job.Callers goroutines at once; both end without an error when ctx has.
+// by job.Callers goroutines at once, Consume by job.Consumers; whatever they
+// return once ctx has ended is ignored.
 type Peer interface {
 	// Publish publishes what src gives until it gives nothing.
 	Publish(ctx context.Context, src *Source) error
@@ -38,38 +38,33 @@ func Contender(name string, bodies Bodies, dial Dialer) contender.Contender {
 	}}
 }
 
-// Filler makes a Fill of a Peer that publishes. much bounds what it writes to
-// what can be consumed in a second, 0: all messages.
-func Filler(bodies Bodies, callers, much int, dial Dialer) func(context.Context, contender.Job) error {
+// Filler makes a Fill of a Peer that publishes, from so many goroutines.
+func Filler(bodies Bodies, callers int, dial Dialer) func(context.Context, contender.Job) error {
 	return func(ctx context.Context, job contender.Job) error {
 		fill := job
-		fill.Work, fill.For, fill.Callers = contender.Publish, 0, callers
-		if bound := int(job.For.Seconds() * float64(much)); much > 0 && bound > 0 {
-			fill.Messages = min(fill.Messages, bound)
-		}
+		fill.Work, fill.For, fill.Callers, fill.ServerPIDs = contender.Publish, 0, callers, nil
 		peer, err := dial(ctx, fill)
 		if err != nil {
 			return err
 		}
 		defer peer.Close()
-		fill.ServerPIDs = nil
 		return run(ctx, fill, contender.NewMeter(fill), bodies, peer)
 	}
 }
 
-// ErrWork: a contender cannot do this kind of work.
-var ErrWork = errors.New("not a work of this contender")
-
 func run(ctx context.Context, job contender.Job, m *contender.Meter, bodies Bodies, peer Peer) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	backlog := newBacklog(job, m)
+	flow := contender.NewFlow()
 	var halves []func() error
 	if job.Work != contender.Publish {
-		halves = append(halves, func() error { return peer.Consume(ctx, &Sink{job, m, bodies, backlog}) })
+		dst := &Sink{job, m, bodies, flow}
+		for range max(1, job.Consumers) {
+			halves = append(halves, func() error { return peer.Consume(ctx, dst) })
+		}
 	}
 	if job.Work != contender.Consume && job.Work != contender.Idle {
-		src := newSource(job, m, bodies, backlog)
+		src := newSource(job, m, bodies, flow)
 		for range max(1, job.Callers) {
 			halves = append(halves, func() error { return peer.Publish(ctx, src) })
 		}

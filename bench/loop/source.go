@@ -2,7 +2,6 @@ package loop
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -11,22 +10,22 @@ import (
 
 // A Source gives the messages to publish. It is safe for several goroutines.
 type Source struct {
-	job     contender.Job
-	meter   *contender.Meter
-	bodies  Bodies
-	backlog *backlog
-	given   atomic.Int64
-	start   time.Time
-	body    contender.Body
-	raw     []byte
+	job    contender.Job
+	meter  *contender.Meter
+	bodies Bodies
+	flow   *contender.Flow // nil: whoever publishes need not wait
+	given  atomic.Int64
+	start  time.Time
+	body   contender.Body
+	raw    []byte
 }
 
-func newSource(job contender.Job, m *contender.Meter, bodies Bodies, b *backlog) *Source {
-	return &Source{job: job, meter: m, bodies: bodies, backlog: b, start: time.Now(), body: contender.NewBody(job.Size), raw: make([]byte, job.Size)}
+func newSource(job contender.Job, m *contender.Meter, bodies Bodies, flow *contender.Flow) *Source {
+	return &Source{job: job, meter: m, bodies: bodies, flow: flow, start: time.Now(), body: contender.NewBody(job.Size), raw: contender.JSON(job.Size)}
 }
 
 // Next says how many messages to publish now, n at most; 0: it is over. It
-// waits: for its turn at a rate, for room in the backlog.
+// waits: for its turn at a rate, or for the consumers.
 func (s *Source) Next(ctx context.Context, n int) int {
 	switch s.job.Work {
 	case contender.Latency:
@@ -42,8 +41,10 @@ func (s *Source) Next(ctx context.Context, n int) int {
 			return 0
 		}
 	case contender.EndToEnd:
-		if !s.backlog.room(ctx) {
-			return 0
+		for range n {
+			if !s.flow.Take(s.meter) {
+				return 0
+			}
 		}
 	case contender.Publish:
 		if left := int64(s.job.Messages) - s.given.Add(int64(n)) + int64(n); s.job.Messages > 0 && left < int64(n) {
@@ -53,7 +54,6 @@ func (s *Source) Next(ctx context.Context, n int) int {
 	if s.meter.Over() || ctx.Err() != nil {
 		return 0
 	}
-	s.backlog.add(n)
 	return n
 }
 
@@ -85,52 +85,3 @@ func (s *Source) Done(n int) {
 }
 
 func since(nanos int64) time.Duration { return time.Duration(time.Now().UnixNano() - nanos) }
-
-// A backlog is what is published and not yet acknowledged. Who publishes faster
-// than the other half consumes waits, else the queue would grow all the time.
-type backlog struct {
-	bound int64
-	n     atomic.Int64
-	over  <-chan struct{}
-	mu    sync.Mutex
-	space chan struct{} // closed when there is room again; nil: nobody waits
-}
-
-func newBacklog(job contender.Job, m *contender.Meter) *backlog {
-	return &backlog{bound: int64(max(1000, 3*job.Prefetch)), over: m.Finished()}
-}
-
-func (b *backlog) add(n int) {
-	if left := b.n.Add(int64(n)); n > 0 || left > b.bound/2 {
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.space != nil {
-		close(b.space)
-		b.space = nil
-	}
-}
-
-func (b *backlog) room(ctx context.Context) bool {
-	for b.n.Load() >= b.bound {
-		b.mu.Lock()
-		if b.space == nil {
-			b.space = make(chan struct{})
-		}
-		space := b.space
-		b.mu.Unlock()
-		if b.n.Load() <= b.bound/2 { // between the first look and now
-			b.add(0)
-			continue
-		}
-		select {
-		case <-space:
-		case <-ctx.Done():
-			return false
-		case <-b.over:
-			return false
-		}
-	}
-	return true
-}

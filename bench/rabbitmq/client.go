@@ -54,21 +54,23 @@ func (c client) contender() contender.Contender {
 			return w.consume(ctx)
 		case contender.EndToEnd, contender.Latency:
 			return w.both(ctx)
+		case contender.Idle:
+			return w.idle(ctx)
 		default:
 			return fmt.Errorf("%s does not do %q", c.name, job.Work)
 		}
 	}}
 }
 
-// declare makes the queue as Gombu and Kombu do.
+// declare makes the queues as Gombu and Kombu do.
 func declare(job *contender.Job) error {
 	c, err := amqp.Dial(job.URL)
 	if err != nil {
 		return err
 	}
 	ch, err := c.Channel()
-	if err == nil {
-		_, err = ch.QueueDeclare(job.Queues[0], true, false, false, false, nil)
+	for i := 0; err == nil && i < len(job.Queues); i++ {
+		_, err = ch.QueueDeclare(job.Queues[i], true, false, false, false, nil)
 	}
 	return errors.Join(err, c.Close())
 }
@@ -169,6 +171,21 @@ func (w *work) await(ctx context.Context) error {
 	}
 }
 
+// idle has consumers for which nothing comes.
+func (w *work) idle(ctx context.Context) error {
+	k, err := w.client.consumer(ctx, w.job)
+	if err != nil {
+		return err
+	}
+	if err := k.start(ctx, w.handle); err != nil {
+		return err
+	}
+	if err := w.m.Start(); err != nil {
+		return err
+	}
+	return errors.Join(w.await(ctx), w.m.Stop(), k.close())
+}
+
 // both publishes and consumes at once, at a rate when the job has one.
 func (w *work) both(ctx context.Context) error {
 	p, err := w.client.publisher(ctx, w.job)
@@ -186,6 +203,9 @@ func (w *work) both(ctx context.Context) error {
 	if err := k.start(ctx, w.handle); err != nil {
 		return err
 	}
+	if err := w.standing(ctx); err != nil {
+		return err
+	}
 	if err := w.m.Start(); err != nil {
 		return err
 	}
@@ -198,6 +218,32 @@ func (w *work) both(ctx context.Context) error {
 	err = errors.Join(w.await(ctx), w.m.Stop())
 	wg.Wait()
 	return errors.Join(err, p.close(), k.close())
+}
+
+// standing waits until the broker knows of the consumer: not every library says.
+func (w *work) standing(ctx context.Context) error {
+	c, err := amqp.Dial(w.job.URL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }() // it was only asked
+	ch, err := c.Channel()
+	if err != nil {
+		return err
+	}
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for {
+		q, err := ch.QueueDeclarePassive(w.job.Queues[0], true, false, false, false, nil)
+		if err != nil || q.Consumers > 0 {
+			return err
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (w *work) flowing(ctx context.Context, p publisher) error {

@@ -20,8 +20,7 @@ type rawPublisher struct {
 	job      *contender.Job
 	conn     *amqp.Connection
 	ch       *amqp.Channel
-	window   []*amqp.DeferredConfirmation // a ring
-	next     int
+	window   confirmWindow
 	returned sync.WaitGroup
 }
 
@@ -30,7 +29,7 @@ func newRawPublisher(_ context.Context, job *contender.Job) (publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &rawPublisher{job: job, conn: c}
+	p := &rawPublisher{job: job, conn: c, window: confirmWindow{size: job.Window}}
 	if p.ch, err = c.Channel(); err != nil {
 		return nil, err
 	}
@@ -55,17 +54,48 @@ func (p *rawPublisher) send(ctx context.Context, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if p.job.Window <= 1 {
+	return p.window.add(ctx, d)
+}
+
+func (p *rawPublisher) flush(ctx context.Context) error { return p.window.drain(ctx) }
+
+func (p *rawPublisher) close() error {
+	err := p.conn.Close()
+	p.returned.Wait()
+	return err
+}
+
+// A confirmWindow is the confirms of one goroutine that are to come, oldest first.
+type confirmWindow struct {
+	size int
+	ring []*amqp.DeferredConfirmation
+	next int
+}
+
+// add takes one more and waits for the oldest when there is no room; with a
+// size of 1 for this one.
+func (w *confirmWindow) add(ctx context.Context, d *amqp.DeferredConfirmation) error {
+	if w.size <= 1 {
 		return confirmed(ctx, d)
 	}
-	if len(p.window) < p.job.Window {
-		p.window = append(p.window, d)
+	if len(w.ring) < w.size {
+		w.ring = append(w.ring, d)
 		return nil
 	}
-	oldest := p.window[p.next]
-	p.window[p.next] = d
-	p.next = (p.next + 1) % len(p.window)
+	oldest := w.ring[w.next]
+	w.ring[w.next] = d
+	w.next = (w.next + 1) % w.size
 	return confirmed(ctx, oldest)
+}
+
+func (w *confirmWindow) drain(ctx context.Context) error {
+	for _, d := range w.ring {
+		if err := confirmed(ctx, d); err != nil {
+			return err
+		}
+	}
+	w.ring, w.next = nil, 0
+	return nil
 }
 
 func confirmed(ctx context.Context, d *amqp.DeferredConfirmation) error {
@@ -76,27 +106,13 @@ func confirmed(ctx context.Context, d *amqp.DeferredConfirmation) error {
 	return err
 }
 
-func (p *rawPublisher) flush(ctx context.Context) error {
-	for _, d := range p.window {
-		if err := confirmed(ctx, d); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (p *rawPublisher) close() error {
-	err := p.conn.Close()
-	p.returned.Wait()
-	return err
-}
-
+// A rawConsumer has a channel and a goroutine for each queue.
 type rawConsumer struct {
 	job  *contender.Job
 	conn *amqp.Connection
-	ch   *amqp.Channel
+	chs  []*amqp.Channel
 	wg   sync.WaitGroup
-	err  error // of the loop
+	errs chan error // of the loops
 }
 
 func newRawConsumer(_ context.Context, job *contender.Job) (consumer, error) {
@@ -104,35 +120,52 @@ func newRawConsumer(_ context.Context, job *contender.Job) (consumer, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &rawConsumer{job: job, conn: c}
-	if k.ch, err = c.Channel(); err != nil {
-		return nil, err
+	k := &rawConsumer{job: job, conn: c, errs: make(chan error, len(job.Queues))}
+	for range job.Queues {
+		ch, err := c.Channel()
+		if err != nil {
+			return nil, err
+		}
+		if err := ch.Qos(job.Prefetch, 0, false); err != nil {
+			return nil, err
+		}
+		k.chs = append(k.chs, ch)
 	}
-	return k, k.ch.Qos(job.Prefetch, 0, false)
+	return k, nil
 }
 
 func (k *rawConsumer) start(_ context.Context, handle func([]byte) error) error {
-	deliveries, err := k.ch.Consume(k.job.Queues[0], "", false, false, false, false, nil)
-	if err != nil {
-		return err
-	}
-	k.wg.Go(func() {
-		for d := range deliveries {
-			if err := handle(d.Body); err != nil {
-				k.err = err
-				return
-			}
-			if err := d.Ack(false); err != nil && !errors.Is(err, amqp.ErrClosed) {
-				k.err = err
-				return
-			}
+	for i, ch := range k.chs {
+		deliveries, err := ch.Consume(k.job.Queues[i], "", false, false, false, false, nil)
+		if err != nil {
+			return err
 		}
-	})
+		k.wg.Go(func() { k.errs <- consumeRaw(deliveries, handle) })
+	}
+	return nil
+}
+
+func consumeRaw(deliveries <-chan amqp.Delivery, handle func([]byte) error) error {
+	for d := range deliveries {
+		if err := handle(d.Body); err != nil {
+			return err
+		}
+		if err := d.Ack(false); err != nil {
+			if errors.Is(err, amqp.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+	}
 	return nil
 }
 
 func (k *rawConsumer) close() error {
-	err := k.conn.Close()
+	errs := []error{k.conn.Close()}
 	k.wg.Wait()
-	return errors.Join(k.err, err)
+	close(k.errs)
+	for err := range k.errs {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }

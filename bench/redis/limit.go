@@ -54,7 +54,7 @@ func (l limit) Publish(ctx context.Context, src *loop.Source) error {
 			sent = append(sent, n)
 		}
 		for len(sent) > 0 && (n == 0 || len(sent) == flight || l.job.Work != contender.Publish) {
-			if _, err := w.number(); err != nil {
+			if err := w.number(); err != nil {
 				return err
 			}
 			src.Done(sent[0])
@@ -96,7 +96,7 @@ func (l limit) Consume(ctx context.Context, dst *loop.Sink) error {
 		}
 		if done > 0 {
 			for range 2 {
-				if _, err := w.number(); err != nil {
+				if err := w.number(); err != nil {
 					return err
 				}
 			}
@@ -200,7 +200,7 @@ func (l limit) register(w *wire, b *limitBatch) error {
 		return err
 	}
 	for range 2 {
-		if _, err := w.number(); err != nil {
+		if err := w.number(); err != nil {
 			return err
 		}
 	}

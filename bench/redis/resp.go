@@ -103,13 +103,13 @@ func (w *wire) line() (byte, int, error) {
 	return kind, n, nil
 }
 
-// number reads an integer reply.
-func (w *wire) number() (int, error) {
-	kind, n, err := w.line()
+// number reads an integer reply, which nobody wants to know.
+func (w *wire) number() error {
+	kind, _, err := w.line()
 	if err == nil && kind != ':' {
 		err = errProtocol
 	}
-	return n, err
+	return err
 }
 
 // array reads the head of an array; -1: it is none.

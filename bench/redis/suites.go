@@ -7,6 +7,8 @@ import (
 
 	"github.com/gombu/gombu/bench/contender"
 	"github.com/gombu/gombu/bench/loop"
+	"github.com/gombu/gombu/bench/ours"
+	"github.com/gombu/gombu/bench/python"
 )
 
 // What Gombu is compared with. The limit's JSON codec is Gombu's, the others use
@@ -20,42 +22,33 @@ var (
 	pipe100   = loop.Contender("goredis-pipe100", loop.Std(), goRedisDialer(piped))
 	lua100    = loop.Contender("goredis-lua100", loop.Std(), goRedisDialer(scripted))
 	streams   = own("watermill-redisstream", 1, dialStream)
+	kombu     = python.Kombu()
 	asynq64   = own("asynq-c64", 64, dialTasks)
 )
 
 // own is a contender with a layout of its own, which it fills itself.
 func own(name string, callers int, dial loop.Dialer) contender.Contender {
 	c := loop.Contender(name, loop.Std(), dial)
-	c.Fill = loop.Filler(loop.Std(), callers, 20_000, dial)
+	c.Fill = loop.Filler(loop.Std(), callers, dial)
 	return c
 }
 
-// The sizes of bodies, and how many wait to be consumed: more than the limit
-// takes in the time.
-const (
-	small, large         = 256, 16 << 10
-	manySmall, manyLarge = 300_000, 30_000
-	span                 = 2 * time.Second
-)
+// The sizes of bodies, in bytes.
+const small, large = 256, 16 << 10
 
-// Suites returns the suites of Redis, Gombu's own contender left out.
+// Suites are the suites on Redis.
 func Suites() []contender.Suite {
 	all := append(publishing(), consuming()...)
 	return append(all, endToEnd()...)
 }
 
 func suite(name string, job contender.Job, targets []contender.Target, cs ...contender.Contender) contender.Suite {
-	job.For, job.Confirm = span, true
+	job.Confirm = true
 	if job.Size == 0 {
 		job.Size = small
 	}
-	if job.Work == contender.Consume || job.Work == contender.Publish {
-		job.Messages = manySmall
-		if job.Size == large {
-			job.Messages = manyLarge
-		}
-	}
-	return contender.Suite{Name: "redis-" + name, Broker: "redis", Job: job, Base: cs[0].Name, Contenders: cs, Targets: targets}
+	cs = append([]contender.Contender{ours.New("gombu", nil)}, cs...)
+	return contender.Suite{Name: "redis-" + name, Broker: "redis", Job: job, Base: cs[1].Name, Contenders: cs, Targets: targets}
 }
 
 func atLeast(ratio float64, of string) contender.Target {
@@ -68,7 +61,7 @@ func publishing() []contender.Suite {
 	batch := contender.Job{Work: contender.Publish, Batch: 100}
 	batchLarge := contender.Job{Work: contender.Publish, Batch: 100, Size: large}
 	return []contender.Suite{
-		suite("publish-one", one, []contender.Target{atLeast(0.95, "naive")}, naive, streams),
+		suite("publish-one", one, []contender.Target{atLeast(0.95, "naive")}, naive, streams, kombu),
 		suite("publish-64", many, []contender.Target{atLeast(1, "rueidis-auto64")}, auto64, asynq64),
 		suite("publish-batch", batch, []contender.Target{atLeast(1.5, "rueidis-multi100")}, multi100, theLimit, pipe100),
 		suite("publish-batch-16k", batchLarge, []contender.Target{atLeast(1.5, "rueidis-multi100")}, multi100, theLimit, pipe100),
@@ -86,24 +79,25 @@ func consuming() []contender.Suite {
 	}
 	return []contender.Suite{
 		suite("consume-100", job(100, small, false), []contender.Target{atLeast(0.65, "limit"), atLeast(40, "kombu"), cpu(3)},
-			theLimit, kombuInGo, pipe100, lua100, auto64, streams, asynq64),
+			theLimit, kombu, kombuInGo, pipe100, lua100, auto64, streams, asynq64),
 		suite("consume-1000", job(1000, small, false), []contender.Target{atLeast(0.65, "limit")}, theLimit),
 		suite("consume-100-raw", job(100, small, true), []contender.Target{atLeast(0.65, "limit"), cpu(3)}, theLimit, pipe100),
 		suite("consume-100-16k", job(100, large, false), []contender.Target{atLeast(6, "kombu"), cpu(15)},
-			theLimit, kombuInGo, pipe100, lua100, auto64),
+			theLimit, kombu, kombuInGo, pipe100, lua100, auto64),
 		suite("consume-1000-16k", job(1000, large, false), nil, theLimit),
 		suite("consume-100-16k-raw", job(100, large, true), []contender.Target{cpu(15)}, theLimit, pipe100),
 	}
 }
 
 func endToEnd() []contender.Suite {
-	e2e := contender.Job{Work: contender.EndToEnd, Prefetch: 100, Batch: 100}
-	latency := contender.Job{Work: contender.Latency, Prefetch: 100, Rate: 500}
+	// asynq looks at an empty queue once a second: it needs some.
+	e2e := contender.Job{Work: contender.EndToEnd, Prefetch: 100, Batch: 100, For: 4 * time.Second}
+	latency := contender.Job{Work: contender.Latency, Prefetch: 100, Rate: 500, For: 4 * time.Second}
 	of := func(size int) contender.Job { j := e2e; j.Size = size; return j }
 	return []contender.Suite{
 		suite("e2e", e2e, []contender.Target{atLeast(0.65, "limit"), atLeast(28, "kombu"), atLeast(4, "watermill-redisstream"), atLeast(4, "asynq-c64")},
-			theLimit, kombuInGo, pipe100, auto64, streams, asynq64),
-		suite("e2e-16k", of(large), nil, theLimit, pipe100, auto64, streams),
-		suite("latency", latency, []contender.Target{{Figure: contender.P50, Of: "goredis-tx", Max: 1.1}}, kombuInGo, theLimit, streams),
+			theLimit, kombu, kombuInGo, pipe100, auto64, streams, asynq64),
+		suite("e2e-16k", of(large), nil, theLimit, kombu, pipe100, auto64, streams),
+		suite("latency", latency, []contender.Target{{Figure: contender.P50, Of: "goredis-tx", Max: 1.1}}, kombuInGo, kombu, theLimit, streams),
 	}
 }

@@ -1,0 +1,135 @@
+package growth
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gombu/gombu"
+	"github.com/gombu/gombu/gombutest/server"
+	"github.com/gombu/gombu/transport/memory"
+	_ "github.com/gombu/gombu/transport/redis" // the scheme
+)
+
+// A broker is what is measured on.
+type broker struct {
+	name string
+	s    *server.Server // nil: memory
+	ask  net.Conn       // to Redis
+	in   *bufio.Reader
+}
+
+// on starts a broker for f.
+func on(ctx context.Context, name string, f func(*broker) error) error {
+	b := &broker{name: name}
+	if name == "memory" {
+		return f(b)
+	}
+	dir, err := os.MkdirTemp("", "gombu-growth-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // in the temporary folder anyway
+	if b.s, err = server.Redis(dir, "--appendonly", "no"); err != nil {
+		return err
+	}
+	defer b.s.Close()
+	if err := b.s.Start(ctx); err != nil {
+		return err
+	}
+	if b.ask, err = (&net.Dialer{}).DialContext(ctx, "tcp", b.s.Addr()); err != nil {
+		return err
+	}
+	defer func() { _ = b.ask.Close() }() // it was only asked
+	b.in = bufio.NewReader(b.ask)
+	return f(b)
+}
+
+// open makes a connection; in memory each is a broker of its own.
+func (b *broker) open() (*gombu.Conn, error) {
+	cfg := &gombu.Config{Log: slog.New(slog.DiscardHandler)}
+	if b.s == nil {
+		return gombu.New(memory.New(memory.Config{}), cfg), nil
+	}
+	return gombu.Open(b.s.URL(), cfg)
+}
+
+// pids are the processes whose CPU time is the broker's.
+func (b *broker) pids() []int {
+	if b.s == nil {
+		return nil
+	}
+	return []int{b.s.Pid()}
+}
+
+func (b *broker) clean(ctx context.Context) error {
+	if b.s == nil {
+		return nil
+	}
+	_, err := b.command(ctx, "FLUSHALL")
+	return err
+}
+
+// commands is how often the server has processed each command, those that scripts
+// call too. Asking is none.
+func (b *broker) commands(ctx context.Context) (map[string]int, error) {
+	text, err := b.command(ctx, "INFO commandstats")
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]int{}
+	for line := range strings.Lines(text) {
+		name, rest, ok := strings.Cut(strings.TrimSpace(line), ":calls=")
+		if !ok || name == "cmdstat_info" {
+			continue
+		}
+		calls, _, _ := strings.Cut(rest, ",")
+		n, err := strconv.Atoi(calls)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", line, err)
+		}
+		all[strings.TrimPrefix(name, "cmdstat_")] = n
+	}
+	return all, nil
+}
+
+// command sends an inline command; the reply is a line or a bulk string.
+func (b *broker) command(ctx context.Context, text string) (string, error) {
+	deadline := time.Now().Add(30 * time.Second)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	if err := b.ask.SetDeadline(deadline); err != nil {
+		return "", err
+	}
+	if _, err := io.WriteString(b.ask, text+"\r\n"); err != nil {
+		return "", err
+	}
+	line, err := b.in.ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	line = strings.TrimSuffix(line, "\r\n")
+	switch line[:min(1, len(line))] {
+	case "+":
+		return line[1:], nil
+	case "$":
+		n, err := strconv.Atoi(line[1:])
+		if err != nil || n < 0 {
+			return "", fmt.Errorf("%s: %q: %w", text, line, err)
+		}
+		body := make([]byte, n+2)
+		_, err = io.ReadFull(b.in, body)
+		return string(body), err
+	default:
+		return "", errors.New(text + ": " + line)
+	}
+}
