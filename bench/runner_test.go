@@ -128,6 +128,16 @@ func TestABrokenContenderDoesNotStopTheRest(t *testing.T) {
 	}
 }
 
+func TestASmokeIsPatientWithThoseThatPoll(t *testing.T) {
+	r, calls := faked(t, func(_ string, call int) (contender.Figures, error) {
+		return contender.Figures{Messages: call - 1, Elapsed: time.Second}, nil
+	})
+	r.smoke, r.rounds = true, 1
+	if err := r.run(t.Context(), []contender.Suite{suite("a")}); err != nil || len(*calls) != 2 {
+		t.Fatal(err, *calls)
+	}
+}
+
 func TestASmokeRunsBrokersAtTheSameTime(t *testing.T) {
 	r, _ := faked(t, good)
 	r.smoke, r.rounds = true, 1
