@@ -43,7 +43,7 @@ type lane struct {
 	batch []*call
 
 	wake chan struct{} // one token: the line is its goroutine's
-	free sync.Pool // of *call; per lane, so that a channel never leaves its synctest bubble
+	free sync.Pool     // of *call; per lane, so that a channel never leaves its synctest bubble
 }
 
 func newLane(c *Conn, kind driver.SenderConfig) *lane {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gombu/gombu/driver"
@@ -50,6 +51,8 @@ type Producer struct {
 	c    *Conn
 	cfg  ProducerConfig
 	lane *lane
+
+	declared atomic.Pointer[declaration] // of cfg.Declare, the last one
 
 	mu      sync.Mutex
 	pending int           // published and unanswered
@@ -158,10 +161,38 @@ func (p *Producer) ready(ctx context.Context, m *Message) error {
 	if k := p.lane.kind; k.Replicas < 0 || k.NoConfirm && (k.Replicas > 0 || k.Fsync) {
 		return &Error{Op: "publish", Transport: p.c.scheme(), Kind: ErrInvalid, Err: errors.New("Replicas must not be negative, and NoConfirm waits for nobody")}
 	}
-	if err := p.c.declareOnce(ctx, p.cfg.Declare); err != nil {
+	if err := p.declare(ctx); err != nil {
 		return err
 	}
 	return p.c.declareOnce(ctx, m.Declare)
+}
+
+// A declaration is when something was declared: in which session, and after how
+// many deletions there.
+type declaration struct {
+	in      *session
+	deleted uint64
+}
+
+// declare declares what this producer asks for, once a session; that it has
+// been done is found without looking at what that was.
+func (p *Producer) declare(ctx context.Context) error {
+	if p.cfg.Declare == nil {
+		return nil
+	}
+	s := p.c.consume.peek()
+	var now declaration
+	if s != nil {
+		now = declaration{s, s.deleted.Load()}
+		if d := p.declared.Load(); d != nil && *d == now && !s.over() {
+			return nil
+		}
+	}
+	err := p.c.declareOnce(ctx, p.cfg.Declare)
+	if err == nil && s != nil && s == p.c.consume.peek() && cacheable(p.cfg.Declare) {
+		p.declared.Store(&now)
+	}
+	return err
 }
 
 // begin and end count what is unanswered, for Flush.

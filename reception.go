@@ -30,8 +30,12 @@ type reception struct {
 	open    int           // received and not settled, and handlers that run
 	idle    chan struct{} // closed when open falls to zero; nil: nobody waits
 	line    []settling
-	running bool
-	flush   chan struct{} // closed when the settler ends; nil: it is not running
+	enough  int           // that many in the line are not kept waiting; fixed
+	running bool          // the settler runs
+	due     bool          // timer will start it
+	timer   *time.Timer   // nil: never needed
+	settled time.Time     // when the settler last ended
+	flush   chan struct{} // closed when the settler ends; nil: it never ran
 	moves   []*Delivery   // on their way to the retry queue
 	moving  bool          // the mover runs
 }
@@ -168,14 +172,50 @@ func (rec *reception) complain(d *Delivery, err error) {
 	rec.src.run.c.log.Warn("gombu: could not settle; the broker delivers it again", "queue", d.Queue, "err", err)
 }
 
+// settleEvery is how long a settlement may wait for others when one has just
+// been written. Nobody waits for it meanwhile: the broker sends on until the
+// prefetch is used up, of which these are a small part.
+const settleEvery = time.Millisecond
+
+// enqueue has it settled at once when it is the first for a while or somebody
+// waits for it, else together with what follows.
 func (rec *reception) enqueue(it settling) {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	rec.line = append(rec.line, it)
-	if !rec.running {
-		rec.running, rec.flush = true, make(chan struct{})
-		rec.src.run.aux.Go(rec.settler)
+	if rec.running {
+		return
 	}
+	wait := time.Duration(0)
+	if it.done == nil && len(rec.line) < rec.enough {
+		wait = settleEvery - time.Since(rec.settled)
+	}
+	switch {
+	case wait <= 0:
+		rec.settleLine()
+	case rec.due:
+	case rec.timer == nil:
+		rec.due, rec.timer = true, time.AfterFunc(wait, rec.kick)
+	default:
+		rec.due = true
+		rec.timer.Reset(wait)
+	}
+}
+
+// kick has what waits in the line settled now.
+func (rec *reception) kick() {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.due = false
+	if !rec.running && len(rec.line) > 0 {
+		rec.settleLine()
+	}
+}
+
+// settleLine starts the settler; the caller holds mu.
+func (rec *reception) settleLine() {
+	rec.running, rec.flush = true, make(chan struct{})
+	rec.src.run.aux.Go(rec.settler)
 }
 
 // settler settles the line in batches until it is empty. What fails while the
@@ -188,7 +228,7 @@ func (rec *reception) settler() {
 		rec.mu.Lock()
 		line := rec.line
 		if len(line) == 0 {
-			rec.running = false
+			rec.running, rec.settled = false, time.Now()
 			close(rec.flush)
 			rec.mu.Unlock()
 			return
@@ -268,6 +308,7 @@ func (d *Delivery) given(o driver.Outcome) driver.Outcome {
 
 // flushed returns when the settler has nothing left to do, or with ctx.
 func (rec *reception) flushed(ctx context.Context) {
+	rec.kick()
 	rec.mu.Lock()
 	flush, running := rec.flush, rec.running
 	rec.mu.Unlock()

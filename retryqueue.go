@@ -260,7 +260,7 @@ func (q *retrier) loop() {
 		}
 		rx, err := sess.Conn.(driver.Puller).OpenPuller(s.ctx, retryPrefix+s.queue)
 		if err == nil {
-			rec := s.reception(sess, rx)
+			rec := s.reception(sess, rx, 1)
 			rec.counts = countMoved
 			err = q.serve(rec)
 			if s.ctx.Err() != nil {

@@ -22,6 +22,7 @@ type session struct {
 	holder  driver.Holder // nil: claims are lost with the session only
 	names   sync.Map      // handle of a PerSession queue -> its name in this session
 	cached  sync.Map      // what was declared in this session, by its text
+	deleted atomic.Uint64 // how often it was emptied, because something was deleted
 }
 
 // A link is a supervised session of one role: one goroutine, from the first

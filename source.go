@@ -164,7 +164,7 @@ func tagSuffix() string { return strings.ToLower(rand.Text()) }
 
 // enter makes rx the subscription that stands; it was opened with that prefetch.
 func (s *source) enter(sess *session, rx driver.Receiver, prefetch int) *reception {
-	rec := s.reception(sess, rx)
+	rec := s.reception(sess, rx, prefetch)
 	if rec.counts = s.countingOf(sess, rx); rec.counts == countMoved {
 		s.watchRetries()
 	}
@@ -178,8 +178,8 @@ func (s *source) enter(sess *session, rx driver.Receiver, prefetch int) *recepti
 	return rec
 }
 
-func (s *source) reception(sess *session, rx driver.Receiver) *reception {
-	rec := &reception{src: s, sess: sess, rx: rx, features: rx.Features()}
+func (s *source) reception(sess *session, rx driver.Receiver, prefetch int) *reception {
+	rec := &reception{src: s, sess: sess, rx: rx, features: rx.Features(), enough: min(prefetch/4, maxBatch)}
 	rec.ctx, rec.end = context.WithCancelCause(s.run.work)
 	if !s.run.cfg.FinishLost {
 		rec.unhook = context.AfterFunc(sess.ctx, func() { rec.lost(context.Cause(sess.ctx)) })

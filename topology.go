@@ -173,6 +173,7 @@ func (c *Conn) Delete(ctx context.Context, t Topology, cfg *DeleteConfig) error 
 	if err := s.Apply(ctx, real); err != nil {
 		return c.sessionError(ctx, "delete", err)
 	}
+	s.deleted.Add(1)
 	s.cached.Clear()
 	var errs []error
 	for i := range real {

@@ -17,19 +17,23 @@ const (
 	spareLimit  = 4 << 20  // a larger buffer is not kept for the next time
 )
 
-// A link is the net.Conn that amqp091 gets. amqp091 writes while it holds the
-// connection's mutex and knows no deadlines, so Write only copies into memory;
+// A link is what amqp091 gets for a connection. amqp091 writes while it holds
+// the connection's mutex and knows no deadlines, so Write only copies into memory;
 // one flusher gives that to the socket, in big pieces, and ends the link when
 // the peer reads nothing for a whole timeout. Read mends what amqp091 could
-// not parse (see mend) and tells the senders when amqp091 is through with all
-// that came.
+// not parse (see mend), ends the link when the peer is silent for too long, and
+// tells the senders when amqp091 is through with all that came.
+//
+// It has no SetReadDeadline: amqp091 would wake a goroutine of its own for
+// every frame to call that.
 //
 // The memory is bounded because whoever starts a write (not a reply) reserves
 // room first, where it can wait under its own context.
 type link struct {
-	net.Conn
-	socket  net.Conn // under Conn, without its TLS
+	conn    net.Conn
+	socket  net.Conn // under conn, without its TLS
 	timeout time.Duration
+	silence atomic.Int64 // how long the peer may be silent, in nanoseconds; 0: for ever
 	in      mender
 	idle    atomic.Pointer[[]chan struct{}] // told before each wait for input
 
@@ -47,7 +51,7 @@ type link struct {
 
 func newLink(conn, socket net.Conn, timeout time.Duration) *link {
 	l := &link{
-		Conn: conn, socket: socket, timeout: timeout,
+		conn: conn, socket: socket, timeout: timeout,
 		room: make(chan struct{}), work: make(chan struct{}, 1),
 	}
 	l.idle.Store(&[]chan struct{}{})
@@ -168,7 +172,7 @@ func (l *link) writeOut(batch []byte) error {
 		l.attempted += int64(len(chunk))
 		l.setDeadline()
 		l.mu.Unlock()
-		if _, err := l.Conn.Write(chunk); err != nil {
+		if _, err := l.conn.Write(chunk); err != nil {
 			if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 				err = fmt.Errorf("the broker read nothing for %v: %w", l.timeout, err)
 			}
@@ -189,7 +193,7 @@ func (l *link) setDeadline() {
 		t = time.Now().Add(l.timeout)
 	}
 	// A connection that cannot set one fails its writes too.
-	_ = l.Conn.SetWriteDeadline(t)
+	_ = l.conn.SetWriteDeadline(t)
 }
 
 // setBlocked suspends the write deadline: a broker in an alarm reads nothing
@@ -239,17 +243,38 @@ func (l *link) Read(p []byte) (int, error) {
 			tell(c)
 		}
 	}
-	n, err := l.in.read(l.Conn, p)
+	n, err := l.in.read((*input)(l), p)
 	if err != nil {
 		l.end(err)
 	}
 	return n, err
 }
 
-// SetDeadline does nothing. amqp091 calls it at the end of the login to clear a
-// deadline of the dialer's, which there is none of here, and may so clear the
-// first heartbeat's: a broker that falls silent then would never be missed.
-func (l *link) SetDeadline(time.Time) error { return nil }
+// input is the link's socket, as the mender reads it.
+type input link
+
+func (in *input) Read(p []byte) (int, error) {
+	(*link)(in).awaitSign()
+	return in.conn.Read(p)
+}
+
+// awaitSign gives the peer a whole silence from now on.
+func (l *link) awaitSign() {
+	if d := time.Duration(l.silence.Load()); d > 0 {
+		// A connection that cannot set one fails its reads too.
+		_ = l.conn.SetReadDeadline(time.Now().Add(d))
+	}
+}
+
+// endAfter ends the link when the peer is silent for d, from now on.
+func (l *link) endAfter(d time.Duration) {
+	l.silence.Store(int64(d))
+	l.awaitSign() // also for the read that is under way
+}
+
+// LocalAddr and RemoteAddr are the socket's; amqp091 asks for them.
+func (l *link) LocalAddr() net.Addr  { return l.conn.LocalAddr() }
+func (l *link) RemoteAddr() net.Addr { return l.conn.RemoteAddr() }
 
 // onIdle registers c; the returned function takes it back.
 func (l *link) onIdle(c chan struct{}) (forget func()) {

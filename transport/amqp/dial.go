@@ -99,6 +99,8 @@ func (s *session) handshake(ctx context.Context, password string) error {
 		err = cause(ctx)
 	}
 	if err == nil {
+		// Three of the broker's heartbeats, of which it sends two in an interval.
+		s.link.endAfter(max(0, conn.Config.Heartbeat*3/2))
 		s.watch()
 		return nil
 	}

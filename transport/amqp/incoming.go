@@ -8,10 +8,10 @@ import (
 	amqp091 "github.com/rabbitmq/amqp091-go"
 )
 
-// incoming takes over d: its memory is ours. The mark tells the receiver's
+// incoming takes over d: its memory is in's then. The mark tells the receiver's
 // claims from those of another.
-func incoming(queue, mark string, d *amqp091.Delivery) *driver.Incoming {
-	in := &driver.Incoming{
+func incoming(in *driver.Incoming, queue, mark string, d *amqp091.Delivery) {
+	*in = driver.Incoming{
 		Tag:         driver.Tag{ID: d.DeliveryTag, Ref: mark},
 		Queue:       queue,
 		ConsumerTag: d.ConsumerTag,
@@ -37,12 +37,14 @@ func incoming(queue, mark string, d *amqp091.Delivery) *driver.Incoming {
 	case !d.Redelivered:
 		in.Attempt = 1
 	}
-	return in
 }
 
 // parseExpiration reads what expirationText wrote; RabbitMQ lets no other text
 // pass.
 func parseExpiration(s string) time.Duration {
+	if s == "" {
+		return 0
+	}
 	ms, err := strconv.ParseInt(s, 10, 64)
 	switch {
 	case err != nil || ms < 0:

@@ -12,23 +12,23 @@ import (
 
 const maxExpiration = math.MaxUint32 * time.Millisecond // RabbitMQ's
 
-// encode makes an AMQP message of m and says how many bytes it takes on the
-// wire. What amqp091 or the broker would end a channel or the connection over
+// encode makes an AMQP message of m, in out, and says how many bytes it takes on
+// the wire. What amqp091 or the broker would end a channel or the connection over
 // is refused here.
-func (s *session) encode(m *driver.Outgoing) (*amqp091.Publishing, int, error) {
+func (s *session) encode(m *driver.Outgoing, out *amqp091.Publishing) (int, error) {
 	invalid := func(err error) error { return failure("publish", m.Exchange, driver.ErrInvalid, err) }
 	p := &m.Props
 	headers, tableSize, err := fromHeaders(p.Headers)
 	if err != nil {
-		return nil, 0, invalid(fmt.Errorf("header %w", err))
+		return 0, invalid(fmt.Errorf("header %w", err))
 	}
 	if user := s.connector.cfg.User; p.UserID != "" && p.UserID != user && s.connector.cfg.LoginMethod != "EXTERNAL" {
-		return nil, 0, invalid(fmt.Errorf("user id %q is not that of the connection, %q", p.UserID, user))
+		return 0, invalid(fmt.Errorf("user id %q is not that of the connection, %q", p.UserID, user))
 	}
 	if p.Expiration > maxExpiration {
-		return nil, 0, invalid(fmt.Errorf("expiration %v: want at most %v", p.Expiration, maxExpiration))
+		return 0, invalid(fmt.Errorf("expiration %v: want at most %v", p.Expiration, maxExpiration))
 	}
-	out := &amqp091.Publishing{
+	*out = amqp091.Publishing{
 		Headers: headers, ContentType: p.ContentType, ContentEncoding: p.ContentEncoding,
 		DeliveryMode: uint8(driver.Persistent), Priority: p.Priority,
 		CorrelationId: p.CorrelationID, ReplyTo: p.ReplyTo, Expiration: expirationText(p.Expiration),
@@ -40,9 +40,9 @@ func (s *session) encode(m *driver.Outgoing) (*amqp091.Publishing, int, error) {
 	}
 	size, err := s.wireSize(m, out, tableSize)
 	if err != nil {
-		return nil, 0, failure("publish", m.Exchange, driver.ErrTooLarge, err)
+		return 0, failure("publish", m.Exchange, driver.ErrTooLarge, err)
 	}
-	return out, size, nil
+	return size, nil
 }
 
 // expirationText is whole milliseconds, at least one: "0" means at once.

@@ -35,7 +35,7 @@ func (r *receiver) pull(ctx context.Context, dst []driver.Incoming) (int, error)
 	err := r.changing(ctx, "pull", func() error {
 		d, ok, err := r.ch.Get(r.cfg.Queue, false)
 		if ok {
-			r.arrive(incoming(r.cfg.Queue, r.name, &d))
+			r.arrive(&d)
 		}
 		return err
 	})

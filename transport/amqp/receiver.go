@@ -30,6 +30,8 @@ type receiver struct {
 	arrived chan struct{} // one token: there is something to receive
 	gone    chan struct{} // closed when the broker cancelled the consumer, or by Close
 	pulls   bool          // without a consumer: see pull.go
+	out     []settlement  // of who has the token of settles; so is acks
+	acks    []uint64
 
 	mu        sync.Mutex
 	err       error              // why gone is closed
@@ -37,6 +39,7 @@ type receiver struct {
 	consumers int                // started so far
 	limit     int                // the prefetch
 	ready     []*driver.Incoming // by delivery tag
+	blanks    []*driver.Incoming // that were handed out, for those to come
 	next      uint64             // the delivery tag to hand out next
 	latest    uint64             // the largest delivery tag that has arrived
 	open      []uint64           // handed out and not settled, ascending
@@ -186,7 +189,7 @@ func (r *receiver) stop(c *consumer) error {
 // pump takes over what amqp091 has for c, until c is cancelled.
 func (r *receiver) pump(c *consumer, deliveries <-chan amqp091.Delivery) {
 	for d := range deliveries {
-		if r.arrive(incoming(r.cfg.Queue, r.name, &d)) {
+		if r.arrive(&d) {
 			r.s.spawn(r.swapLater)
 		}
 	}
@@ -203,12 +206,14 @@ func (r *receiver) pump(c *consumer, deliveries <-chan amqp091.Delivery) {
 // arrive puts a delivery in its place. Two pumps run while the prefetch
 // changes, and the broker's order is that of its delivery tags. It says whether
 // now is the time for a swap.
-func (r *receiver) arrive(in *driver.Incoming) (swap bool) {
+func (r *receiver) arrive(d *amqp091.Delivery) (swap bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil {
 		return false
 	}
+	in := r.blank()
+	incoming(in, r.cfg.Queue, r.name, d)
 	if in.Attempt > 1 {
 		r.counted = true
 	}
@@ -222,6 +227,20 @@ func (r *receiver) arrive(in *driver.Incoming) (swap bool) {
 	swap = r.counted && !r.swapping && r.limit > 0 && r.consumer != nil && r.consumer.prefetch != r.limit && r.full(r.consumer)
 	r.swapping = r.swapping || swap
 	return swap
+}
+
+// maxBlanks bounds the memory that is kept for deliveries to come.
+const maxBlanks = 64
+
+// blank returns memory for a delivery; r.mu is held.
+func (r *receiver) blank() *driver.Incoming {
+	last := len(r.blanks) - 1
+	if last < 0 {
+		return new(driver.Incoming)
+	}
+	in := r.blanks[last]
+	r.blanks = r.blanks[:last]
+	return in
 }
 
 // Receive implements driver.Receiver.
@@ -269,6 +288,10 @@ func (r *receiver) handOut(dst []driver.Incoming) int {
 	n := 0
 	for n < len(dst) && n < len(r.ready) && r.ready[n].Tag.ID == r.next && (r.cfg.NoAck || len(r.open) < r.limit) {
 		dst[n] = *r.ready[n]
+		*r.ready[n] = driver.Incoming{}
+		if len(r.blanks) < maxBlanks {
+			r.blanks = append(r.blanks, r.ready[n])
+		}
 		r.open = append(r.open, r.next)
 		r.next++
 		n++

@@ -22,6 +22,7 @@ type sender struct {
 	room chan struct{} // one token: an answer was handed out
 	// forget stops the link's telling news.
 	forget func()
+	msg    amqp091.Publishing // of whoever submits
 
 	mu      sync.Mutex
 	ch      *channel
@@ -110,14 +111,15 @@ func (n *sender) current(ctx context.Context, exchange string) (*channel, error)
 
 // Submit implements driver.Sender.
 func (n *sender) Submit(ctx context.Context, batch []driver.Outgoing) (int, error) {
+	defer func() { n.msg = amqp091.Publishing{} }()
 	for i := range batch {
 		m := &batch[i]
-		p, size, err := n.s.encode(m)
+		size, err := n.s.encode(m, &n.msg)
 		if err != nil {
 			m.Done, m.Err = true, err
 			continue
 		}
-		if err := n.submit(ctx, m, p, size); err != nil {
+		if err := n.submit(ctx, m, size); err != nil {
 			return i, err
 		}
 	}
@@ -126,9 +128,10 @@ func (n *sender) Submit(ctx context.Context, batch []driver.Outgoing) (int, erro
 
 // TrySubmit implements driver.TrySubmitter.
 func (n *sender) TrySubmit(batch []driver.Outgoing) int {
+	defer func() { n.msg = amqp091.Publishing{} }()
 	for i := range batch {
 		m := &batch[i]
-		p, size, err := n.s.encode(m)
+		size, err := n.s.encode(m, &n.msg)
 		if err != nil {
 			m.Done, m.Err = true, err
 			continue
@@ -139,7 +142,7 @@ func (n *sender) TrySubmit(batch []driver.Outgoing) int {
 		if full || ch.ended() || !n.s.link.tryReserve(size) {
 			return i
 		}
-		if !n.write(ch, m, p, size) {
+		if !n.write(ch, m, size) {
 			return i
 		}
 	}
@@ -148,7 +151,7 @@ func (n *sender) TrySubmit(batch []driver.Outgoing) int {
 
 // submit waits for a place in the window and for room in the buffer; what
 // follows only copies.
-func (n *sender) submit(ctx context.Context, m *driver.Outgoing, p *amqp091.Publishing, size int) error {
+func (n *sender) submit(ctx context.Context, m *driver.Outgoing, size int) error {
 	ch, err := n.current(ctx, m.Exchange)
 	if err != nil {
 		return err
@@ -162,41 +165,41 @@ func (n *sender) submit(ctx context.Context, m *driver.Outgoing, p *amqp091.Publ
 		}
 		return n.notSent(ctx, ch, m.Exchange)
 	}
-	if !n.write(ch, m, p, size) {
+	if !n.write(ch, m, size) {
 		// A message of which a part is missing is none to the broker.
 		return n.notSent(ctx, ch, m.Exchange)
 	}
 	return nil
 }
 
-// write writes one message into the room that is reserved for it; false when
+// write writes n.msg, which is m, into the room that is reserved for it; false when
 // the channel is over.
-func (n *sender) write(ch *channel, m *driver.Outgoing, p *amqp091.Publishing, size int) bool {
+func (n *sender) write(ch *channel, m *driver.Outgoing, size int) bool {
 	defer n.s.link.release(size)
 	if !n.cfg.NoConfirm {
-		return n.publish(ch, m, p)
+		return n.publish(ch, m)
 	}
 	// Nobody would be told of a return.
-	_, err := ch.PublishWithDeferredConfirm(m.Exchange, m.Key, false, false, *p)
+	_, err := ch.PublishWithDeferredConfirm(m.Exchange, m.Key, false, false, n.msg)
 	m.Done = err == nil
 	return err == nil
 }
 
-// publish writes one message and puts it on the list of the unanswered.
-func (n *sender) publish(ch *channel, m *driver.Outgoing, p *amqp091.Publishing) bool {
+// publish writes n.msg and puts it on the list of the unanswered.
+func (n *sender) publish(ch *channel, m *driver.Outgoing) bool {
 	entry := sent{
 		seq: m.Seq, exchange: m.Exchange, size: len(m.Body),
 		position: n.s.link.position(), mandatory: !m.NoMandatory,
 	}
 	if entry.mandatory {
-		entry.print = printOf(n.seed, m.Exchange, m.Key, p.MessageId, p.CorrelationId, p.Headers, m.Body)
+		entry.print = printOf(n.seed, m.Exchange, m.Key, n.msg.MessageId, n.msg.CorrelationId, n.msg.Headers, m.Body)
 	}
 	// It is on the list before it is written, because its return may be back
 	// before PublishWithDeferredConfirm is.
 	n.mu.Lock()
 	n.pending = append(n.pending, entry)
 	n.mu.Unlock()
-	confirm, err := ch.PublishWithDeferredConfirm(m.Exchange, m.Key, entry.mandatory, false, *p)
+	confirm, err := ch.PublishWithDeferredConfirm(m.Exchange, m.Key, entry.mandatory, false, n.msg)
 	n.mu.Lock()
 	last := len(n.pending) - 1
 	if err != nil {

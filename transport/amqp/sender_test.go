@@ -250,7 +250,7 @@ func TestHeaderFrameBoundary(t *testing.T) {
 	fits := 0
 	for n := range minFrameMax { // where our own arithmetic puts the limit
 		m := sizedMessage(q, n)
-		if _, _, err := s.encode(&m); err != nil {
+		if _, err := s.encode(&m, new(amqp091.Publishing)); err != nil {
 			wantKind(t, err, driver.ErrTooLarge)
 			break
 		}

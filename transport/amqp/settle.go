@@ -14,7 +14,14 @@ type settlement struct {
 	tag      uint64
 	outcome  driver.Outcome
 	multiple bool
-	items    []int // of the caller's batch
+}
+
+// covers says whether writing m was to settle item.
+func (m *settlement) covers(item *driver.Settlement) bool {
+	if item.Err != nil {
+		return false
+	}
+	return item.Tag.ID == m.tag || m.multiple && item.Outcome == driver.Ack && item.Tag.ID < m.tag
 }
 
 // Settle implements driver.Receiver. A tag that is not open never reaches the
@@ -58,12 +65,11 @@ func (r *receiver) beginSettle(ctx context.Context, n int) (done func(), err err
 
 // plan takes the tags of batch off the list of open ones, marks the items that
 // are not on it, and returns what to write: acks in one piece as far as
-// everything older is settled.
+// everything older is settled. Its caller has the turn to settle.
 func (r *receiver) plan(batch []driver.Settlement) []settlement {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []settlement
-	var acks []settlement
+	r.out, r.acks = r.out[:0], r.acks[:0]
 	for i := range batch {
 		item := &batch[i]
 		if item.Outcome == driver.Delay || item.Outcome > driver.Reject {
@@ -76,35 +82,36 @@ func (r *receiver) plan(batch []driver.Settlement) []settlement {
 			continue
 		}
 		r.open = slices.Delete(r.open, at, at+1)
-		one := settlement{tag: item.Tag.ID, outcome: item.Outcome, items: []int{i}}
-		if one.outcome == driver.Ack {
-			acks = append(acks, one)
+		if item.Outcome == driver.Ack {
+			r.acks = append(r.acks, item.Tag.ID)
 		} else {
-			out = append(out, one) // before the acks, which may cover their tags
+			// Before the acks, which may cover their tags.
+			r.out = append(r.out, settlement{tag: item.Tag.ID, outcome: item.Outcome})
 		}
 	}
 	oldest := r.next
 	if len(r.open) > 0 {
 		oldest = r.open[0]
 	}
-	return append(out, merge(acks, oldest)...)
+	r.out = merge(r.out, r.acks, oldest)
+	return r.out
 }
 
-// merge makes one multiple ack of those below oldest, the first delivery that
-// stays unsettled.
-func merge(acks []settlement, oldest uint64) []settlement {
-	var out []settlement
-	var all settlement
-	for _, a := range acks {
-		if a.tag >= oldest {
-			out = append(out, a)
+// merge appends to out one multiple ack of those below oldest, the first
+// delivery that stays unsettled, and each of the others.
+func merge(out []settlement, acks []uint64, oldest uint64) []settlement {
+	all := settlement{outcome: driver.Ack}
+	n := 0
+	for _, tag := range acks {
+		if tag >= oldest {
+			out = append(out, settlement{tag: tag, outcome: driver.Ack})
 			continue
 		}
-		all.tag = max(all.tag, a.tag)
-		all.items = append(all.items, a.items...)
+		all.tag = max(all.tag, tag)
+		n++
 	}
-	if len(all.items) > 0 {
-		all.multiple = len(all.items) > 1
+	if n > 0 {
+		all.multiple = n > 1
 		out = append(out, all)
 	}
 	return out
@@ -112,8 +119,9 @@ func merge(acks []settlement, oldest uint64) []settlement {
 
 // write writes the plan; it only copies, beginSettle made room.
 func (r *receiver) write(batch []driver.Settlement, plan []settlement) {
-	for _, m := range plan {
+	for i := range plan {
 		var err error
+		m := &plan[i]
 		switch m.outcome {
 		case driver.Ack:
 			err = r.ch.Ack(m.tag, m.multiple)
@@ -125,8 +133,10 @@ func (r *receiver) write(batch []driver.Settlement, plan []settlement) {
 		if err == nil {
 			continue
 		}
-		for _, i := range m.items {
-			batch[i].Err = failure("settle", r.cfg.Queue, driver.ErrLeaseLost, err)
+		for i := range batch {
+			if item := &batch[i]; m.covers(item) {
+				item.Err = failure("settle", r.cfg.Queue, driver.ErrLeaseLost, err)
+			}
 		}
 	}
 }
