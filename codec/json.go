@@ -1,14 +1,9 @@
 package codec
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"reflect"
-	"slices"
-	"sync"
-
-	"github.com/gombu/gombu/internal/kjson"
+	"unicode/utf8"
 )
 
 // JSONConfig configures JSONWith. The zero value is Kombu's json since 5.3.
@@ -28,6 +23,15 @@ type JSONConfig struct {
 // encoding/json; json.Marshaler and encoding.TextMarshaler are honoured.
 // Whole numbers are exact at any size: int64, else json.Number, in an any.
 // Decoding into an any yields map[string]any, []any and the types above.
+//
+// A user's type is filled as encoding/json (version 1) does it: tags, embedded
+// fields, names without regard to case, Unmarshalers, null, what is there
+// already; invalid UTF-8 is U+FFFD. Beyond that it reads Kombu's tags wherever
+// a text or a number stands for the same, NaN and Infinity, and times in any
+// form that Python's isoformat writes. It is stricter in one thing: values may
+// nest 128 deep. After an error *v holds what was read before it.
+// Strings of up to 128 bytes may share memory, at most 1 KiB of it: clone what
+// is to outlive the others for long.
 func JSON() Codec { return JSONWith(JSONConfig{}) }
 
 // JSONWith is JSON with settings.
@@ -36,118 +40,40 @@ func JSONWith(cfg JSONConfig) Codec {
 	return Codec{Name: "json", ContentType: "application/json", ContentEncoding: "utf-8", Encode: e.encode, Decode: d.decode}
 }
 
-var tagMark = []byte(`"__type__"`)
-
 type jsonDecoder struct {
 	types map[string]func(any) (any, error)
 }
 
-// decode fills *v. A body without tags takes encoding/json's way; what that
-// cannot read (tags, NaN, datetimes without a zone), or not exactly (whole
-// numbers into an any), is read by Kombu's rules.
+// decode fills *v.
 func (d *jsonDecoder) decode(data []byte, v any) error {
 	target := reflect.ValueOf(v)
 	if target.Kind() != reflect.Pointer || target.IsNil() {
 		return fmt.Errorf("decode into a pointer, not a %T", v)
 	}
-	var first error
-	if !holdsAny(target.Type(), nil) && !bytes.Contains(data, tagMark) {
-		if first = json.Unmarshal(data, v); first == nil {
-			return nil
-		}
+	if !utf8.Valid(data) {
+		data = replaceInvalid(data)
 	}
-	tree, err := d.tree(data)
-	if err == nil {
-		err = assign(target.Elem(), tree, 0)
+	r := readers.Get().(*reader)
+	r.Reset(data)
+	r.types = d.types
+	if into, ok := v.(*any); ok && *into == nil {
+		*into = r.value()
+	} else {
+		r.into(planOf(target.Type().Elem()), target.Elem())
 	}
-	if err != nil && first != nil {
-		return first
-	}
+	r.end()
+	err := r.Err
+	r.release()
 	return err
 }
 
-var anyCache sync.Map // reflect.Type -> bool
-
-// holdsAny says whether decoding into t may meet an interface.
-func holdsAny(t reflect.Type, above []reflect.Type) bool {
-	if known, ok := anyCache.Load(t); ok {
-		return known.(bool)
+// replaceInvalid puts U+FFFD for each byte that is not UTF-8.
+func replaceInvalid(data []byte) []byte {
+	out := make([]byte, 0, len(data)+len(data)/8)
+	for len(data) > 0 {
+		r, size := utf8.DecodeRune(data)
+		out = utf8.AppendRune(out, r)
+		data = data[size:]
 	}
-	if slices.Contains(above, t) {
-		return false // a recursive type holds what its other parts hold
-	}
-	above = append(above, t)
-	holds := false
-	switch t.Kind() {
-	case reflect.Interface:
-		holds = true
-	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
-		holds = holdsAny(t.Elem(), above)
-	case reflect.Struct:
-		for i := range t.NumField() {
-			holds = holds || holdsAny(t.Field(i).Type, above)
-		}
-	}
-	if len(above) == 1 {
-		anyCache.Store(t, holds)
-	}
-	return holds
-}
-
-// tree reads data into maps, slices and values.
-func (d *jsonDecoder) tree(data []byte) (any, error) {
-	s := &kjson.Scanner{B: data}
-	v, err := d.value(s)
-	if s.Peek() != 0 || s.I < len(s.B) {
-		s.Fail("text behind the value")
-	}
-	if s.Err != nil {
-		return nil, s.Err
-	}
-	return v, err
-}
-
-// value reads one value. Its error is about a tag; the scanner keeps its own.
-func (d *jsonDecoder) value(s *kjson.Scanner) (any, error) {
-	switch s.Peek() {
-	case '{':
-		return d.object(s)
-	case '[':
-		list := []any{}
-		if !s.Open('[') {
-			return nil, s.Err
-		}
-		for first := true; s.More(']', first); first = false {
-			v, err := d.value(s)
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, v)
-		}
-		return list, nil
-	}
-	return s.Value(), s.Err
-}
-
-func (d *jsonDecoder) object(s *kjson.Scanner) (any, error) {
-	m := map[string]any{}
-	if !s.Open('{') {
-		return nil, s.Err
-	}
-	for first := true; s.More('}', first); first = false {
-		key := string(s.Key())
-		v, err := d.value(s)
-		if err != nil {
-			return nil, err
-		}
-		m[key] = v
-	}
-	if len(m) == 2 {
-		kind, ok := m["__type__"]
-		value, both := m["__value__"]
-		if ok && both {
-			return d.untag(kind, value)
-		}
-	}
-	return m, nil
+	return out
 }

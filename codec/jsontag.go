@@ -13,9 +13,9 @@ import (
 
 // untag turns a tagged object into what it stands for. A tag that nobody knows
 // is an error, as in Kombu.
-func (d *jsonDecoder) untag(kind, value any) (any, error) {
+func (r *reader) untag(kind, value any) (any, error) {
 	name, _ := kind.(string)
-	if f := d.types[name]; f != nil {
+	if f := r.types[name]; f != nil {
 		return f(value)
 	}
 	if name == "uuid" {
@@ -110,7 +110,10 @@ func (e *jsonEncoder) special(b []byte, v any) ([]byte, error) {
 		}
 		return kjson.AppendBytes(b, v), nil
 	case json.Number:
-		return append(b, v...), nil
+		if v == "" {
+			v = "0" // as encoding/json
+		}
+		return kjson.AppendWhole(b, v)
 	}
 	return b, fmt.Errorf("no tag for a %T", v)
 }

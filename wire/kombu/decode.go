@@ -1,7 +1,6 @@
 package kombu
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
@@ -11,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/internal/b64"
 	"github.com/gombu/gombu/internal/kjson"
 )
 
@@ -128,13 +128,12 @@ func (d *decoder) armour() {
 	switch {
 	case len(d.body) == 0:
 	case d.encoding == "base64":
-		out := make([]byte, base64.StdEncoding.DecodedLen(len(d.body)))
-		n, err := base64.StdEncoding.Decode(out, d.body)
+		body, err := b64.Decode(d.body)
 		if err != nil {
 			d.Err = undecodable("the body is not base64: " + err.Error())
 			return
 		}
-		d.in.Body = out[:n]
+		d.in.Body = body
 	case d.encoding == "" || strings.EqualFold(d.encoding, "utf-8"):
 		d.in.Body = append([]byte(nil), d.body...)
 	default:

@@ -1,12 +1,12 @@
 package kombu
 
 import (
-	"encoding/base64"
 	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/internal/b64"
 	"github.com/gombu/gombu/internal/kjson"
 )
 
@@ -22,8 +22,12 @@ import (
 // Source: envelope.md 1.1 to 1.3.
 func AppendEnvelope(dst []byte, m *driver.Outgoing, deliveryTag string) ([]byte, error) {
 	p := &m.Props
-	b := append(dst, `{"body": "`...)
-	b = base64.StdEncoding.AppendEncode(b, m.Body)
+	b := dst
+	if n := len(b) + size(m) + len(deliveryTag); n > cap(b) {
+		b = append(make([]byte, 0, max(n, 2*len(b))), b...)
+	}
+	b = append(b, `{"body": "`...)
+	b = b64.AppendEncode(b, m.Body)
 	b = append(b, `", "content-encoding": `...)
 	b = appendText(b, p.ContentEncoding)
 	b = append(b, `, "content-type": `...)
@@ -57,6 +61,15 @@ func AppendEnvelope(dst []byte, m *driver.Outgoing, deliveryTag string) ([]byte,
 	b = append(b, `, "body_encoding": "base64", "delivery_tag": `...)
 	b = kjson.AppendString(b, deliveryTag)
 	return append(b, `}}`...), nil
+}
+
+// size is about how long the envelope of m gets, so that it is made in one
+// piece; only header values that are long make it longer.
+func size(m *driver.Outgoing) int {
+	p := &m.Props
+	const keys, member = 256, 48
+	return keys + b64.EncodedLen(len(m.Body)) + len(m.Exchange) + len(m.Key) + len(p.ContentType) + len(p.MessageID) +
+		len(p.CorrelationID) + len(p.ReplyTo) + len(p.Type) + len(p.AppID) + len(p.UserID) + member*(len(p.Headers)+len(p.Extra)+2)
 }
 
 // milliseconds rounds up, so that a short life does not become none at all.

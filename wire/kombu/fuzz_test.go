@@ -146,26 +146,3 @@ func FuzzTopicPattern(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkEncode(b *testing.B) {
-	m := driver.Outgoing{Exchange: "media", Key: "video.new", Body: make([]byte, 256)}
-	m.Props.ContentType, m.Props.ContentEncoding, m.Props.MessageID = "application/json", "utf-8", "0b2f5f7e-1111-4222-8333-444444444444"
-	var buf []byte
-	b.ReportAllocs()
-	for b.Loop() {
-		buf, _ = AppendEnvelope(buf[:0], &m, "00000000-0000-4000-8000-000000000001")
-	}
-}
-
-func BenchmarkDecode(b *testing.B) {
-	m := driver.Outgoing{Exchange: "media", Key: "video.new", Body: make([]byte, 256)}
-	m.Props.ContentType, m.Props.ContentEncoding, m.Props.MessageID = "application/json", "utf-8", "0b2f5f7e-1111-4222-8333-444444444444"
-	raw, _ := AppendEnvelope(nil, &m, "00000000-0000-4000-8000-000000000001")
-	var in driver.Incoming
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := Decode(raw, &in); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
