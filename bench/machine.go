@@ -109,5 +109,5 @@ func versions(ctx context.Context) []string {
 // rivals are the modules that are named with their versions.
 var rivals = []string{
 	"github.com/rabbitmq/amqp091-go", "github.com/wagslane/go-rabbitmq", "github.com/ThreeDotsLabs/watermill", "github.com/redis/",
-	"github.com/hibiken/asynq", "gocloud.dev", "github.com/nats-io/nats-server",
+	"github.com/hibiken/asynq", "github.com/bytedance/sonic", "gocloud.dev", "github.com/nats-io/nats-server",
 }

@@ -6,9 +6,12 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gombu/gombu"
 	"github.com/gombu/gombu/bench/contender"
 	"github.com/gombu/gombu/bench/ours"
 	"github.com/gombu/gombu/bench/python"
+	"github.com/gombu/gombu/codec"
+	"github.com/gombu/gombu/codec/sonic"
 )
 
 // small and large are the sizes of bodies, in bytes.
@@ -23,6 +26,7 @@ func Suites() []contender.Suite {
 		ours.New("gombu", nil), raw.contender(), limit.contender(), goRabbitMQ.contender(), watermillAMQP.contender(), python.Kombu(), python.Pika(),
 	}
 	consumers := append(slices.Clone(all), limitMulti.contender())
+	decoders := append(slices.Clone(consumers), ours.New("gombu-sonic", withSonic))
 	var suites []contender.Suite
 	add := func(name string, job contender.Job, contenders []contender.Contender, targets ...contender.Target) {
 		suites = append(suites, contender.Suite{
@@ -43,7 +47,8 @@ func Suites() []contender.Suite {
 
 	consume := contender.Job{Work: contender.Consume, Size: small, Prefetch: 100}
 	add("consume", consume, consumers, least(1.25, "raw"), allocs)
-	add("consume-16k", sized(consume), consumers, least(1.25, "raw"), least(1, "kombu"), allocs)
+	add("consume-16k", sized(consume), decoders, least(1.25, "raw"), least(1, "kombu"), allocs,
+		contender.Target{Who: "gombu-sonic", Figure: contender.Rate, Of: "kombu", Min: 2})
 	consume.Raw = true
 	add("consume-bytes", consume, consumers, least(1.25, "raw"), allocs)
 	add("consume-bytes-16k", sized(consume), consumers, least(1.25, "raw"), allocs)
@@ -62,6 +67,12 @@ func Suites() []contender.Suite {
 	add("idle", idle, all[:2], contender.Target{Figure: contender.Live, Above: "raw", Max: idleQueues * 20 << 10})
 	suites[len(suites)-1].QueueCount = idleQueues
 	return suites
+}
+
+// withSonic has Gombu decode with the fast codec.
+func withSonic(cfg *gombu.Config) {
+	cfg.Codecs = codec.New()
+	cfg.Codecs.Register(sonic.JSON())
 }
 
 // idleQueues is how many queues with a consumer each a connection has, for which

@@ -197,8 +197,13 @@ func AppendString(b []byte, s string) []byte {
 			i++
 			continue
 		}
-		b = append(b, s[start:i]...)
-		r, size := utf8.DecodeRuneInString(s[i:])
+		if start < i {
+			b = append(b, s[start:i]...)
+		}
+		r, size := rune(s[i]), 1
+		if r >= utf8.RuneSelf {
+			r, size = utf8.DecodeRuneInString(s[i:])
+		}
 		b = appendEscape(b, r)
 		i += size
 		start = i
@@ -220,20 +225,12 @@ func unplain(x uint64) uint64 {
 	return special(x) | (x|(x+lo))&hi
 }
 
+// letters are what some characters are escaped as.
+var letters = [utf8.RuneSelf]byte{'"': '"', '\\': '\\', '\n': 'n', '\r': 'r', '\t': 't', '\b': 'b', '\f': 'f'}
+
 func appendEscape(b []byte, r rune) []byte {
-	switch r {
-	case '"', '\\':
-		return append(b, '\\', byte(r))
-	case '\n':
-		return append(b, '\\', 'n')
-	case '\r':
-		return append(b, '\\', 'r')
-	case '\t':
-		return append(b, '\\', 't')
-	case '\b':
-		return append(b, '\\', 'b')
-	case '\f':
-		return append(b, '\\', 'f')
+	if r < utf8.RuneSelf && letters[r] != 0 {
+		return append(b, '\\', letters[r])
 	}
 	if r >= 0x10000 {
 		r -= 0x10000
