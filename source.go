@@ -200,8 +200,9 @@ const slabSize = 16
 
 // receive hands deliveries to the workers until the subscription or s ends.
 func (s *source) receive(rec *reception) error {
-	dst := make([]driver.Incoming, min(max(s.run.k.prefetch(s.queue), 1), 256))
-	var spare []Delivery // one allocation serves several messages
+	most := min(max(s.run.k.prefetch(s.queue), 1), 256)
+	dst := make([]driver.Incoming, min(most, 4)) // an idle consumer needs no more
+	var spare []Delivery                         // one allocation serves several messages
 	var ds []*Delivery
 	for {
 		n, err := rec.rx.Receive(s.ctx, dst)
@@ -224,6 +225,9 @@ func (s *source) receive(rec *reception) error {
 				rec.settleAll(ds, driver.Release)
 			}
 			clear(ds)
+		}
+		if n == len(dst) && n < most {
+			dst = make([]driver.Incoming, min(2*n, most))
 		}
 		if err != nil {
 			return err

@@ -21,6 +21,8 @@ type claimer struct {
 	receivers []*receiver // guarded by conn.opened, and so is running
 	running   bool
 	turn      int
+	at        map[string]int         // where a queue is among the wants
+	byQueue   map[string][]*receiver // the takers
 
 	mu     sync.Mutex
 	kicked bool // what is wanted changed since wants was read
@@ -53,7 +55,7 @@ func (c *conn) claimerOf(cfg *driver.ReceiverConfig) *claimer {
 	defer c.opened.Unlock()
 	cl := c.claimers[key]
 	if cl == nil {
-		cl = &claimer{c: c, key: key, work: make(chan struct{}, 1)}
+		cl = &claimer{c: c, key: key, at: map[string]int{}, byQueue: map[string][]*receiver{}, work: make(chan struct{}, 1)}
 		c.claimers[key] = cl
 	}
 	return cl
@@ -149,6 +151,7 @@ func (cl *claimer) wants(receivers []*receiver, wants []Want, takers []*receiver
 	cl.kicked = false
 	cl.mu.Unlock()
 	cl.turn++
+	clear(cl.at)
 	for i := range receivers {
 		r := receivers[(i+cl.turn)%len(receivers)]
 		r.mu.Lock()
@@ -159,9 +162,10 @@ func (cl *claimer) wants(receivers []*receiver, wants []Want, takers []*receiver
 			continue
 		}
 		takers = append(takers, r)
-		if at := slices.IndexFunc(wants, func(w Want) bool { return w.Queue == r.queue }); at >= 0 {
+		if at, there := cl.at[r.queue]; there {
 			wants[at].Max += room
 		} else {
+			cl.at[r.queue] = len(wants)
 			wants = append(wants, Want{r.queue, room})
 		}
 	}
@@ -212,12 +216,17 @@ func (cl *claimer) fill(claims []Claim) {
 func (cl *claimer) distribute(claims []Claim, takers []*receiver) {
 	var back []Settlement
 	turn := 0
+	clear(cl.byQueue)
+	for _, r := range takers {
+		cl.byQueue[r.queue] = append(cl.byQueue[r.queue], r)
+	}
 	for i := range claims {
 		taken := false
-		for range takers {
-			r := takers[turn%len(takers)]
-			turn++
-			if taken = r.queue == claims[i].Queue && r.offer(&claims[i]); taken {
+		of := cl.byQueue[claims[i].Queue]
+		for n := range of {
+			r := of[(turn+n)%len(of)]
+			if taken = r.offer(&claims[i]); taken {
+				turn++
 				break
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -130,6 +131,7 @@ func dialOne(ctx context.Context, c *Config, onKeys func([]rueidis.RedisMessage)
 		DisableRetry:     true, DisableCache: true, OnInvalidations: onKeys,
 		Dialer:              net.Dialer{KeepAlive: -1, Timeout: c.ConnectTimeout}, // no pings of its own: see beat
 		RingScaleEachConn:   ringScale,
+		BlockingPipeline:    math.MaxInt, // rueidis would dial again for a long pipeline
 		ReadBufferEachConn:  64 << 10,
 		WriteBufferEachConn: 64 << 10,
 	}

@@ -3,7 +3,6 @@ package redis
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/redis/rueidis"
 
@@ -59,6 +58,8 @@ func copied(b []byte) string { return string(b) }
 // load groups items by list; those that cannot be sent get their error.
 func (s *store) load(items []virtual.Item, text func([]byte) string) []load {
 	var loads []load
+	var at map[string]int // by list; made when there are several
+	n := 0
 	for i := range items {
 		it := &items[i]
 		if it.Err = s.keys.checkQueue("publish", it.Queue); it.Err == nil && len(it.Raw) >= maxText {
@@ -68,14 +69,19 @@ func (s *store) load(items []virtual.Item, text func([]byte) string) []load {
 			continue
 		}
 		list := s.keys.list(it.Queue, it.Priority)
-		n := slices.IndexFunc(loads, func(l load) bool { return l.list == list })
-		if n < 0 {
-			n = len(loads)
-			l := load{list: list, queue: it.Queue}
-			if n == 0 { // mostly the only one
-				l.texts, l.items = make([]string, 0, len(items)), make([]int, 0, len(items))
+		switch {
+		case len(loads) == 0: // mostly the only one
+			loads = append(loads, load{list: list, queue: it.Queue, texts: make([]string, 0, len(items)), items: make([]int, 0, len(items))})
+		case loads[n].list != list:
+			if at == nil {
+				at = map[string]int{loads[0].list: 0}
 			}
-			loads = append(loads, l)
+			var there bool
+			if n, there = at[list]; !there {
+				n = len(loads)
+				at[list] = n
+				loads = append(loads, load{list: list, queue: it.Queue})
+			}
 		}
 		loads[n].texts = append(loads[n].texts, text(it.Raw))
 		loads[n].items = append(loads[n].items, i)

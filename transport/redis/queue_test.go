@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/gombu/gombu/driver"
@@ -79,4 +80,22 @@ func TestUnsupportedBindings(tt *testing.T) {
 	wantKind(t, "headers", s.Bind(soon(t), driver.TypeHeaders, []driver.Binding{{Exchange: "e", Queue: "q"}}), driver.ErrUnsupported)
 	wantKind(t, "separator", s.Bind(soon(t), "", []driver.Binding{{Exchange: "e", Queue: "q", Key: "a\x06\x16b"}}), driver.ErrInvalid)
 	wantKind(t, "no exchange", s.Bind(soon(t), "", []driver.Binding{{Queue: "q"}}), driver.ErrInvalid)
+}
+
+// A claim from very many queues is one pipeline, on the connection that stands.
+func TestAThousandQueues(tt *testing.T) {
+	t := newTester(tt)
+	s, _ := t.open()
+	var wants []virtual.Want
+	for i := range 1000 {
+		wants = append(wants, virtual.Want{Queue: fmt.Sprint("q", i), Max: 1})
+	}
+	t.push(s, "q0", "first")
+	t.push(s, "q999", "last")
+	dst := make([]virtual.Claim, 1000)
+	n, err := s.Claim(soon(t), virtual.ClaimRequest{Wants: wants}, dst)
+	if err != nil || n != 2 {
+		t.Fatal(n, err)
+	}
+	t.mustSettle(s, driver.Ack, dst[:n]...)
 }
