@@ -15,6 +15,10 @@ import (
 // maxBatch bounds the messages that share one Submit.
 const maxBatch = 256
 
+// promptMost is how many unanswered messages a lane has at most whose publisher
+// submits by itself: of a crowd, one goroutine does that better.
+const promptMost = 128
+
 // A lane is one publish channel of a Conn, shared by those of its Producers that
 // need the same of it. Who finds it idle submits on its own goroutine. Else messages
 // wait in line, a goroutine submits them in batches, and another one per session
@@ -110,7 +114,7 @@ func (l *lane) enqueue(ctx context.Context, p *Producer, m *Message, until time.
 		<-l.room
 		return nil, &Error{Op: "publish", Transport: l.c.scheme(), Kind: ErrClosed}
 	}
-	if s := l.at; s != nil && l.try != nil && !l.running {
+	if s := l.at; s != nil && l.try != nil && !l.running && len(l.flight) < promptMost {
 		l.running = true
 		l.launch(k)
 		l.mu.Unlock()
