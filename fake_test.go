@@ -20,6 +20,7 @@ import (
 type fake struct {
 	split   bool          // SplitRoles
 	pulls   bool          // sessions are driver.Pullers
+	tries   bool          // senders are driver.TrySubmitters
 	latency time.Duration // of every answer
 
 	mu       sync.Mutex
@@ -36,6 +37,7 @@ type fake struct {
 	tag      uint64
 	wake     chan struct{}
 	acked    int
+	tried    int // messages given to TrySubmit
 
 	role      func(driver.Role) error                           // nil: always succeeds; dial by role
 	submit    func(*fakeSender, []driver.Outgoing) (int, error) // nil: takes all
@@ -113,6 +115,12 @@ func (f *fake) count(queue string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.queues[queue])
+}
+
+func (f *fake) acks() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.acked
 }
 
 func (f *fake) set(change func()) {
@@ -265,7 +273,22 @@ func (c *fakeConn) OpenSender(context.Context, driver.SenderConfig) (driver.Send
 			return nil, err
 		}
 	}
-	return &fakeSender{c: c, more: make(chan struct{}, 1)}, nil
+	s := &fakeSender{c: c, more: make(chan struct{}, 1)}
+	if c.f.tries {
+		return fakeTrySender{s}, nil
+	}
+	return s, nil
+}
+
+// fakeTrySender takes what it is given without waiting.
+type fakeTrySender struct{ *fakeSender }
+
+func (s fakeTrySender) TrySubmit(batch []driver.Outgoing) int {
+	s.c.f.mu.Lock()
+	s.c.f.tried += len(batch)
+	s.c.f.mu.Unlock()
+	n, _ := s.accept(batch)
+	return n
 }
 
 type fakeSender struct {

@@ -64,6 +64,7 @@ func (rec *reception) abandon(err error) {
 	r.twins.extract(rec)
 	ctx, cancel := context.WithTimeout(r.life, time.Second)
 	defer cancel()
+	rec.flushed(ctx)
 	if err := rec.rx.Close(ctx); err != nil {
 		r.c.log.Debug("gombu: closing a lost subscription", "queue", rec.src.queue, "err", err)
 	}
@@ -187,7 +188,7 @@ func (rec *reception) enqueue(it settling) {
 		return
 	}
 	wait := time.Duration(0)
-	if it.done == nil && len(rec.line) < rec.enough {
+	if it.done == nil && len(rec.line) < rec.enough && !rec.over.Load() { // what is over was flushed: no timer may be left
 		wait = settleEvery - time.Since(rec.settled)
 	}
 	switch {
