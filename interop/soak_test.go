@@ -96,7 +96,7 @@ func soak(t *testing.T, url string, length, between time.Duration) {
 		most float64 // a minute
 	}{
 		"heap KiB":    {func(s sample) float64 { return s.heap }, 200 + 30*cuts},
-		"goroutines":  {func(s sample) float64 { return float64(s.held.goroutines) }, 0.5 * cuts},
+		"goroutines":  {func(s sample) float64 { return float64(s.held.goroutines) }, 0.75 * cuts},
 		"descriptors": {func(s sample) float64 { return float64(s.held.sockets + s.held.files) }, 0.25 * cuts},
 	} {
 		grows := slope(steady, g.of)
