@@ -268,7 +268,8 @@ func (s *pusher) Outcomes(ctx context.Context, dst []driver.Receipt) (int, error
 	}
 }
 
-// Close stops at once; what was not yet pushed is ErrNotSent.
+// Close waits, under ctx, for the push that is under way; what was not yet
+// pushed is ErrNotSent.
 func (s *pusher) Close(ctx context.Context) error {
 	s.cancel()
 	select {

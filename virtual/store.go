@@ -26,7 +26,9 @@ type Store interface {
 	Stat(ctx context.Context, queue string) (driver.QueueInfo, error)
 
 	// Push adds items in order; Err per item (ErrNotFound: no such queue, where
-	// the store can tell). As atomic as Info says.
+	// the store can tell). As atomic as Info says. A sender's context never ends:
+	// then Push ends with the session at the latest, and the items' memory, which
+	// is the caller's again when it returns, may be read until then.
 	Push(ctx context.Context, items []Item) error
 	// Claim fills dst from r.Wants in their order (the engine rotates them) and
 	// returns what there is; it may block up to r.Wait when all are empty, and
