@@ -84,7 +84,8 @@ func (t *tracker) remove(w *waiter) {
 }
 
 // asking is called before the server is asked, in a way that tracks them,
-// whether lists exist; answered afterwards, when none did.
+// whether lists exist; answered afterwards, with whether none did. Of two who
+// ask at the same time the one that saw something has the last word.
 func (t *tracker) asking(lists []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -93,12 +94,14 @@ func (t *tracker) asking(lists []string) {
 	}
 }
 
-func (t *tracker) answered(lists []string) {
+func (t *tracker) answered(lists []string, none bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, key := range lists {
-		if _, same := t.empty[key]; same {
+		if _, same := t.empty[key]; same && none {
 			t.empty[key] = true
+		} else {
+			delete(t.empty, key)
 		}
 	}
 }
@@ -230,7 +233,7 @@ func (s *store) question(lists []string) []rueidis.Completed {
 
 // heard takes the answer to a question.
 func (s *store) heard(lists []string, n int64, err error) {
-	if n == 0 && err == nil && s.track.on.Load() {
-		s.track.answered(lists)
+	if s.track.on.Load() {
+		s.track.answered(lists, n == 0 && err == nil)
 	}
 }
