@@ -6,31 +6,55 @@ import (
 	"time"
 )
 
-// jobs is the deliveries that wait for a worker, in order. Prefetch bounds it.
+// A job is a delivery that waits for a worker, or a place at which the worker
+// is to pull: one of the two.
+type job struct {
+	d    *Delivery
+	pull *puller
+}
+
+func (it job) rec() *reception {
+	if it.pull != nil {
+		return it.pull.rec
+	}
+	return it.d.rec
+}
+
+// jobs is what waits for a worker, in order. Prefetch bounds it.
 type jobs struct {
 	mu     sync.Mutex
 	more   sync.Cond // L is &mu
-	list   []*Delivery
+	list   []job
 	head   int
 	closed bool
 }
 
 func (j *jobs) init() { j.more.L = &j.mu }
 
-// push adds deliveries; false when no worker takes any more.
-func (j *jobs) push(ds []*Delivery) bool {
+// push adds deliveries of rec, and then its place, unless that is nil; false when
+// no worker takes any more of them.
+func (j *jobs) push(rec *reception, ds []*Delivery, place *puller) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.closed {
+	if j.closed || rec.extracted {
 		return false
 	}
-	if j.head > 0 && len(j.list)+len(ds) > cap(j.list) {
-		n := copy(j.list, j.list[j.head:])
-		clear(j.list[n:])
-		j.list, j.head = j.list[:n], 0
+	n := len(ds)
+	if place != nil {
+		n++
 	}
-	j.list = append(j.list, ds...)
-	if len(ds) == 1 {
+	if j.head > 0 && len(j.list)+n > cap(j.list) {
+		left := copy(j.list, j.list[j.head:])
+		clear(j.list[left:])
+		j.list, j.head = j.list[:left], 0
+	}
+	for _, d := range ds {
+		j.list = append(j.list, job{d: d})
+	}
+	if place != nil {
+		j.list = append(j.list, job{pull: place})
+	}
+	if n == 1 {
 		j.more.Signal()
 	} else {
 		j.more.Broadcast()
@@ -40,16 +64,7 @@ func (j *jobs) push(ds []*Delivery) bool {
 
 // again puts one delivery back at the end; false when no worker takes any more
 // of its kind.
-func (j *jobs) again(d *Delivery) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.closed || d.rec.extracted {
-		return false
-	}
-	j.list = append(j.list, d)
-	j.more.Signal()
-	return true
-}
+func (j *jobs) again(d *Delivery) bool { return j.push(d.rec, []*Delivery{d}, nil) }
 
 // offer puts a turn of a retry queue in line, behind whoever is next, so that
 // neither the queue nor its copies wait for all of the other; false when no
@@ -60,27 +75,27 @@ func (j *jobs) offer(d *Delivery) bool {
 	if j.closed || d.rec.extracted {
 		return false
 	}
-	j.list = slices.Insert(j.list, min(j.head+1, len(j.list)), d)
+	j.list = slices.Insert(j.list, min(j.head+1, len(j.list)), job{d: d})
 	j.more.Signal()
 	return true
 }
 
-// pop waits for a delivery; nil when the consumer stops.
-func (j *jobs) pop() *Delivery {
+// pop waits for a job; none when the consumer stops.
+func (j *jobs) pop() (it job, ok bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for j.head == len(j.list) && !j.closed {
 		j.more.Wait()
 	}
 	if j.closed {
-		return nil
+		return job{}, false
 	}
-	d := j.list[j.head]
-	j.list[j.head] = nil
+	it = j.list[j.head]
+	j.list[j.head] = job{}
 	if j.head++; j.head == len(j.list) {
 		j.list, j.head = j.list[:0], 0
 	}
-	return d
+	return it, true
 }
 
 // putBack returns d to the head; false when its reception has been extracted.
@@ -90,7 +105,7 @@ func (j *jobs) putBack(d *Delivery) bool {
 	if d.rec.extracted {
 		return false
 	}
-	j.list = slices.Insert(j.list, j.head, d)
+	j.list = slices.Insert(j.list, j.head, job{d: d})
 	return true
 }
 
@@ -102,17 +117,20 @@ func (j *jobs) close() {
 	j.more.Broadcast()
 }
 
-// extract takes out what belongs to rec.
+// extract takes out what belongs to rec, and returns the deliveries.
 func (j *jobs) extract(rec *reception) []*Delivery {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	rec.extracted = true
 	var out []*Delivery
-	j.list = slices.DeleteFunc(slices.Delete(j.list, 0, j.head), func(d *Delivery) bool {
-		if d.rec == rec {
-			out = append(out, d)
+	j.list = slices.DeleteFunc(slices.Delete(j.list, 0, j.head), func(it job) bool {
+		if it.rec() != rec {
+			return false
 		}
-		return d.rec == rec
+		if it.d != nil {
+			out = append(out, it.d)
+		}
+		return true
 	})
 	j.head = 0
 	return out

@@ -211,7 +211,17 @@ func (r *run) waitSources() {
 }
 
 func (r *run) worker(i int) {
-	for d := r.next(); d != nil; d = r.next() {
+	for {
+		it, ok := r.next()
+		if !ok {
+			return
+		}
+		d := it.d
+		if it.pull != nil {
+			if d = it.pull.pull(true); d == nil {
+				continue
+			}
+		}
 		t := d.turn
 		switch {
 		case t != nil:
@@ -233,10 +243,10 @@ func (r *run) worker(i int) {
 	}
 }
 
-// next is what a worker is to do; nil when the consumer stops. An iterator's
+// next is what a worker is to do; nothing when the consumer stops. An iterator's
 // takes nothing before its loop wants it: a start would be counted, a copy
 // taken, for nobody.
-func (r *run) next() *Delivery {
+func (r *run) next() (job, bool) {
 	if idle := r.k.idle; idle != nil {
 		select {
 		case <-idle:
