@@ -27,9 +27,30 @@ type jobs struct {
 	list   []job
 	head   int
 	closed bool
+
+	most    int       // workers; fixed
+	hire    func(int) // starts the n-th worker, under mu; fixed
+	workers int       // hired
+	busy    int       // of these, with a job
 }
 
-func (j *jobs) init() { j.more.L = &j.mu }
+func (j *jobs) init(workers int, hire func(int)) {
+	j.more.L, j.most, j.hire = &j.mu, workers, hire
+}
+
+// called wakes workers for n jobs that were added; the caller holds mu. Nobody
+// is hired before there is something to do.
+func (j *jobs) called(n int) {
+	for j.workers < j.most && j.workers-j.busy < len(j.list)-j.head {
+		j.hire(j.workers)
+		j.workers++
+	}
+	if n == 1 {
+		j.more.Signal()
+	} else {
+		j.more.Broadcast()
+	}
+}
 
 // push adds deliveries of rec, and then its place, unless that is nil; false when
 // no worker takes any more of them.
@@ -54,11 +75,7 @@ func (j *jobs) push(rec *reception, ds []*Delivery, place *puller) bool {
 	if place != nil {
 		j.list = append(j.list, job{pull: place})
 	}
-	if n == 1 {
-		j.more.Signal()
-	} else {
-		j.more.Broadcast()
-	}
+	j.called(n)
 	return true
 }
 
@@ -76,14 +93,18 @@ func (j *jobs) offer(d *Delivery) bool {
 		return false
 	}
 	j.list = slices.Insert(j.list, min(j.head+1, len(j.list)), job{d: d})
-	j.more.Signal()
+	j.called(1)
 	return true
 }
 
-// pop waits for a job; none when the consumer stops.
-func (j *jobs) pop() (it job, ok bool) {
+// pop waits for a job, for a worker that had one before or not; none when the
+// consumer stops.
+func (j *jobs) pop(had bool) (it job, ok bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if had {
+		j.busy--
+	}
 	for j.head == len(j.list) && !j.closed {
 		j.more.Wait()
 	}
@@ -95,6 +116,7 @@ func (j *jobs) pop() (it job, ok bool) {
 	if j.head++; j.head == len(j.list) {
 		j.list, j.head = j.list[:0], 0
 	}
+	j.busy++
 	return it, true
 }
 

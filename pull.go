@@ -61,7 +61,7 @@ func (p *puller) told(err error) {
 
 // stand lets the workers pull until the receiver or its source ends.
 func (s *source) stand(rec *reception) error {
-	rec.pull.pull(false) // a worker that never had a message keeps a small stack
+	rec.pull.pull(false)
 	select {
 	case err := <-rec.pull.ended:
 		return err
