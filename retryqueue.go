@@ -223,6 +223,7 @@ func (s *source) watchRetries() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.retry == nil {
+		s.moving = make(chan struct{}, 1)
 		s.retry = &retrier{src: s, wake: make(chan struct{}, 1), done: make(chan struct{})}
 		s.run.aux.Go(s.retry.loop)
 	}

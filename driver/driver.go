@@ -235,6 +235,14 @@ type (
 	Mover interface {
 		Move(ctx context.Context, m []Move) error
 	}
+	// A TryReceiver need not be waited for: receiving never blocks on a socket.
+	TryReceiver interface {
+		// TryReceive is Receive without the wait: n may be 0. When n is less than
+		// len(dst), ready is called, from any goroutine, under no lock and maybe
+		// before TryReceive returns, when another try is worth it: with nil, or
+		// with the error that ended the receiver. It may be called more often.
+		TryReceive(dst []Incoming, ready func(error)) (n int, err error)
+	}
 )
 
 // A Lease names a claim to extend.

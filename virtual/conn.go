@@ -23,6 +23,7 @@ type conn struct {
 	env    driver.Env
 	router Router      // nil: bindings are the engine's own
 	caster Broadcaster // nil: a fan-out is a copy per queue
+	watch  Watcher     // nil: not inline
 
 	ctx     context.Context // ends with the session; never used for a caller's wait
 	cancel  context.CancelFunc
@@ -47,7 +48,8 @@ func newConn(ctx context.Context, e *engine, store Store, env driver.Env) *conn 
 	}
 	c.router, _ = store.(Router)
 	c.caster, _ = store.(Broadcaster)
-	c.info.Inline = c.info.Inline && c.caster == nil // broadcasts need a backlog
+	c.watch, _ = store.(Watcher)
+	c.info.Inline = c.info.Inline && c.watch != nil && c.caster == nil // broadcasts need a backlog
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if ended := store.Done(); ended != nil {
 		c.wg.Go(func() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/gombu/gombu/driver"
@@ -12,6 +11,10 @@ import (
 )
 
 var errFull = errors.New("the queue is full")
+
+func errClosed() error {
+	return &driver.Error{Op: "receive", Transport: Scheme, Kind: driver.ErrClosed}
+}
 
 // session is a broker as one session sees it. Everything in it is guarded by
 // the broker's lock.
@@ -78,20 +81,29 @@ func (s *session) Stat(_ context.Context, queue string) (driver.QueueInfo, error
 func (s *session) Queues(context.Context) ([]driver.QueueInfo, error) { return s.b.all(), nil }
 
 func (s *session) Push(_ context.Context, items []virtual.Item) error {
-	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
-	var q *queue
+	var few [8]*item
+	copies := few[:0]
 	for i := range items {
-		it := &items[i]
-		if q == nil || q.name != it.Queue {
-			if q = s.b.queues[it.Queue]; q == nil {
-				it.Err = notFound("publish", it.Queue)
-				continue
-			}
+		copies = append(copies, stored(items[i].Msg))
+	}
+	s.b.mu.Lock()
+	defer s.b.unlock()
+	var q *queue
+	for i, it := range copies {
+		to := &items[i]
+		if q == nil || q.name != to.Queue {
+			q = s.b.queues[to.Queue]
 		}
-		if it.Err = s.b.admit(q, it.Msg); it.Err == nil {
-			s.b.push(q, it, nil)
+		if q == nil {
+			to.Err = notFound("publish", to.Queue)
+		} else {
+			to.Err = s.b.admit(q, to.Msg)
 		}
+		if to.Err != nil {
+			recycle(it)
+			continue
+		}
+		s.b.push(q, it, to.TTL)
 	}
 	return nil
 }
@@ -133,7 +145,7 @@ func (s *session) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtu
 		}
 		if over {
 			s.b.retire(w)
-			s.b.mu.Unlock()
+			s.b.unlock()
 			if n == 0 && err == nil && ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}
@@ -145,7 +157,7 @@ func (s *session) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtu
 // claim takes what is there; the broker's lock is held.
 func (s *session) claim(r *virtual.ClaimRequest, dst []virtual.Claim) (int, error) {
 	if s.closed {
-		return 0, &driver.Error{Op: "receive", Transport: Scheme, Kind: driver.ErrClosed}
+		return 0, errClosed()
 	}
 	n, size := 0, 0
 	for _, want := range r.Wants {
@@ -178,7 +190,7 @@ func (s *session) give(q *queue, it *item, noAck bool, c *virtual.Claim) {
 	it.read(c.Msg)
 	c.Queue, c.Redelivered, c.Attempt = q.name, it.redelivered, it.starts+1
 	if noAck {
-		s.b.recycle(it)
+		recycle(it)
 		return
 	}
 	c.Tag = s.hold(q, it)
@@ -224,7 +236,7 @@ func (s *session) end(t driver.Tag) (*item, *queue) {
 
 func (s *session) Settle(_ context.Context, settlements []virtual.Settlement) error {
 	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
+	defer s.b.unlock()
 	for i := range settlements {
 		st := &settlements[i]
 		if st.Verbatim != "" {
@@ -240,7 +252,7 @@ func (s *session) Settle(_ context.Context, settlements []virtual.Settlement) er
 			continue
 		}
 		for j := range st.Put {
-			s.b.push(s.b.queues[st.Put[j].Queue], &st.Put[j], nil)
+			s.b.push(s.b.queues[st.Put[j].Queue], stored(st.Put[j].Msg), st.Put[j].TTL)
 		}
 		switch st.Outcome {
 		case driver.Requeue:
@@ -249,7 +261,7 @@ func (s *session) Settle(_ context.Context, settlements []virtual.Settlement) er
 		case driver.Release:
 			s.b.restore(q, it)
 		default:
-			s.b.recycle(it)
+			recycle(it)
 		}
 	}
 	return nil
@@ -312,7 +324,7 @@ func (s *session) Begin(_ context.Context, starts []driver.Start) error {
 // Close gives back what is claimed: each to its place.
 func (s *session) Close(context.Context) error {
 	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
+	defer s.b.unlock()
 	s.closed = true
 	for i := range s.held {
 		h := &s.held[i]
@@ -321,59 +333,8 @@ func (s *session) Close(context.Context) error {
 		}
 		it, q := s.end(driver.Tag{ID: uint64(h.uses)<<32 | uint64(i)})
 		it.started()
+		it.lent = true // to a Claim that has not returned, maybe
 		s.b.restore(q, it)
 	}
 	return nil
-}
-
-func (b *broker) waiter() *waiter {
-	if n := len(b.spare); n > 0 {
-		w := b.spare[n-1]
-		b.spare = b.spare[:n-1]
-		return w
-	}
-	return &waiter{ch: make(chan struct{}, 1)}
-}
-
-// retire keeps a waiter for the next Claim, with nothing in its channel.
-func (b *broker) retire(w *waiter) {
-	select {
-	case <-w.ch:
-	default:
-	}
-	if len(b.spare) < keepWaiters {
-		b.spare = append(b.spare, w)
-	}
-}
-
-const keepWaiters = 256
-
-func (b *broker) await(w *waiter, wants []virtual.Want) {
-	for i := range wants {
-		if q := b.queues[wants[i].Queue]; q != nil {
-			q.waiters = append(q.waiters, w)
-		}
-	}
-}
-
-func (b *broker) forget(w *waiter, wants []virtual.Want) {
-	for i := range wants {
-		if q := b.queues[wants[i].Queue]; q != nil {
-			if at := slices.Index(q.waiters, w); at >= 0 {
-				q.waiters = slices.Delete(q.waiters, at, at+1)
-			}
-		}
-	}
-}
-
-// passOn wakes the next in line for w, which was woken and leaves.
-func (b *broker) passOn(w *waiter, wants []virtual.Want) {
-	if len(w.ch) == 0 {
-		return
-	}
-	for i := range wants {
-		if q := b.queues[wants[i].Queue]; q != nil {
-			b.wake(q)
-		}
-	}
 }
