@@ -40,11 +40,13 @@ type held struct {
 }
 
 // Chunks of a claim: the first is small, because one call may not hold the
-// server up whatever the size of the messages.
+// server up whatever the size of the messages, and because a message that comes
+// alone shall not wait for many moves that find nothing.
 const (
-	firstChunk = 8
-	lastChunk  = 512
-	maxRounds  = 32
+	firstChunk  = 2
+	chunkGrowth = 4
+	lastChunk   = 512
+	maxRounds   = 32
 )
 
 func (s *store) ownList(list string) *ownList {
@@ -86,7 +88,7 @@ func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual
 			if err := s.beginTaking(); err != nil {
 				return nil, err
 			}
-			got, err := s.gather(slices.Clone(sources), len(dst), r, lists)
+			got, err := s.gather(s.doubtful(sources, inVain), len(dst), r)
 			if err != nil {
 				s.endTaking()
 			}
@@ -122,6 +124,21 @@ func (s *store) beginTaking() error {
 }
 
 func (s *store) endTaking() { <-s.taking }
+
+// doubtful are the sources of which it is not known that they are empty; all of
+// them, when that is known of all, or has been in vain.
+func (s *store) doubtful(sources []source, inVain bool) []source {
+	out := slices.Clone(sources)
+	if !inVain && s.track.on.Load() {
+		s.track.mu.Lock()
+		out = slices.DeleteFunc(out, func(src source) bool { return s.track.empty[src.ownList.source] })
+		s.track.mu.Unlock()
+	}
+	if len(out) == 0 {
+		out = slices.Clone(sources)
+	}
+	return out
+}
 
 // A source is one list to claim from.
 type source struct {
@@ -162,7 +179,7 @@ func (s *store) sources(wants []virtual.Want, limit int) ([]source, error) {
 // gather claims in rounds: the first takes from the first list and looks at
 // the rest, the next takes what was seen. Inside call.
 // With a request that waits, the first round also asks whether anything is left.
-func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest, lists []string) ([]virtual.Claim, error) {
+func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest) ([]virtual.Claim, error) {
 	wants := map[*int]*int{} // a copy: a repeated Claim starts anew
 	for i := range sources {
 		if wants[sources[i].want] == nil {
@@ -173,8 +190,9 @@ func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest, list
 	sources[0].have = many
 	var out []virtual.Claim
 	bytes := 0
-	if r.Wait <= 0 {
-		lists = nil
+	var lists []string
+	if r.Wait > 0 {
+		lists = listKeys(sources)
 	}
 	for range maxRounds {
 		takes, looks := s.plan(sources, limit-len(out), r.MaxBytes, bytes)
@@ -369,8 +387,8 @@ func (src *source) taken(texts []string, asked int) {
 // learn sizes the next chunk. Under store.mu.
 func (l *ownList) learn(texts []string, asked int) {
 	if len(texts) == asked && asked == l.chunk {
-		l.chunk = min(2*l.chunk, lastChunk)
-	} else if len(texts) < l.chunk/4 {
+		l.chunk = min(chunkGrowth*l.chunk, lastChunk)
+	} else if len(texts) <= l.chunk/4 {
 		l.chunk = max(l.chunk/2, firstChunk)
 	}
 	if len(texts) > 0 {
