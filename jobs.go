@@ -13,9 +13,18 @@ type jobs struct {
 	list   []*Delivery
 	head   int
 	closed bool
+	start  func() // starts the workers, at the first delivery: one that is idle needs none; nil: done
 }
 
-func (j *jobs) init() { j.more.L = &j.mu }
+func (j *jobs) init(start func()) { j.more.L, j.start = &j.mu, start }
+
+// staff has the workers started; the caller holds mu.
+func (j *jobs) staff() {
+	if j.start != nil {
+		j.start()
+		j.start = nil
+	}
+}
 
 // push adds deliveries; false when no worker takes any more.
 func (j *jobs) push(ds []*Delivery) bool {
@@ -30,6 +39,7 @@ func (j *jobs) push(ds []*Delivery) bool {
 		j.list, j.head = j.list[:n], 0
 	}
 	j.list = append(j.list, ds...)
+	j.staff()
 	if len(ds) == 1 {
 		j.more.Signal()
 	} else {
@@ -47,6 +57,7 @@ func (j *jobs) again(d *Delivery) bool {
 		return false
 	}
 	j.list = append(j.list, d)
+	j.staff()
 	j.more.Signal()
 	return true
 }
@@ -61,6 +72,7 @@ func (j *jobs) offer(d *Delivery) bool {
 		return false
 	}
 	j.list = slices.Insert(j.list, min(j.head+1, len(j.list)), d)
+	j.staff()
 	j.more.Signal()
 	return true
 }

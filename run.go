@@ -53,7 +53,7 @@ type run struct {
 func newRun(ctx context.Context, k *Consumer, h Handler, accept codec.AcceptSet) *run {
 	r := &run{k: k, c: k.c, cfg: &k.cfg, h: h, accept: accept, sources: map[string]*source{},
 		limit: make(chan context.Context, 1), done: make(chan struct{}), twins: newTwins(k.cfg.Workers)}
-	r.jobs.init()
+	r.jobs.init(r.staff)
 	r.held.wake = make(chan struct{}, 1)
 	base := context.WithoutCancel(k.c.ctx)
 	// A child of Run's context: when a handler ends that, nothing begins after it.
@@ -84,9 +84,6 @@ func (r *run) serve() error {
 	for _, q := range queues {
 		r.add(q)
 	}
-	for i := range r.cfg.Workers {
-		r.workers.Go(func() { r.worker(i) })
-	}
 	r.k.standing("", false) // wakes Ready: Run is on
 	<-r.intake.Done()
 	r.drain()
@@ -94,6 +91,13 @@ func (r *run) serve() error {
 	defer r.mu.Unlock()
 	r.err = errors.Join(r.fatal, r.err)
 	return r.err
+}
+
+// staff starts the workers.
+func (r *run) staff() {
+	for i := range r.cfg.Workers {
+		r.workers.Go(func() { r.worker(i) })
+	}
 }
 
 // fail ends the run with an error that waiting cannot help.
