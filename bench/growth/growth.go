@@ -31,10 +31,11 @@ func (r *Row) Met() bool { return r.Value >= 0 && (r.Limit == 0 || r.Value <= r.
 
 // Config says how much is done. Long and Quick return what is usual.
 type Config struct {
-	Rounds   int
-	Messages int // of each measurement
-	Flat     float64
-	Brokers  []string
+	Rounds  int
+	Window  time.Duration // of each measurement
+	Flat    float64
+	Brokers []string
+	Only    func(broker, table string) bool // which tables; nil: all
 
 	Queues, Bindings, Publishers, Waiting, Bytes []int
 
@@ -48,7 +49,7 @@ type Config struct {
 // Long is the whole range: some minutes.
 func Long() Config {
 	return Config{
-		Rounds: 3, Messages: 20_000, Flat: 1.15, Brokers: []string{"memory", "redis"},
+		Rounds: 5, Window: 200 * time.Millisecond, Flat: 1.15, Brokers: []string{"memory", "redis"},
 		Queues: []int{1, 10, 100, 1000}, Bindings: []int{1, 100, 1000, 10_000}, Publishers: []int{1, 8, 64, 1000},
 		Waiting: []int{0, 1000, 100_000, 1_000_000}, Bytes: []int{1 << 10, 16 << 10, 128 << 10, 1 << 20},
 		Consumers: []int{1, 8, 64}, IdleQueues: []int{1, 20}, Watch: 5 * time.Second, Wakes: 200, Many: 500,
@@ -58,7 +59,7 @@ func Long() Config {
 // Quick is the ends of the range only, with bounds that a busy machine keeps.
 func Quick() Config {
 	return Config{
-		Rounds: 1, Messages: 2000, Flat: 4, Brokers: []string{"memory", "redis"},
+		Rounds: 1, Window: 50 * time.Millisecond, Flat: 4, Brokers: []string{"memory", "redis"},
 		Queues: []int{1, 100}, Bindings: []int{1, 1000}, Publishers: []int{1, 64},
 		Waiting: []int{0, 10_000}, Bytes: []int{1 << 10, 64 << 10},
 		Consumers: []int{8}, IdleQueues: []int{20}, Watch: 2 * time.Second, Wakes: 20, Many: 50,
@@ -79,16 +80,29 @@ func Run(ctx context.Context, c Config, tell func(Row) error) error {
 
 func (c *Config) broker(ctx context.Context, b *broker, tell func(Row) error) error {
 	for _, k := range c.curves() {
+		if !c.wants(b, k.name) {
+			continue
+		}
 		if err := c.curve(ctx, b, k, tell); err != nil {
 			return fmt.Errorf("%s: %w", k.name, err)
 		}
 	}
-	for _, f := range []func(context.Context, *broker, func(Row) error) error{c.footprint, c.start, c.idle} {
-		if err := f(ctx, b, tell); err != nil {
+	for _, part := range []struct {
+		table string
+		do    func(context.Context, *broker, func(Row) error) error
+	}{{"memory", c.footprint}, {"start", c.start}, {"idle consumers", c.idle}} {
+		if !c.wants(b, part.table) {
+			continue
+		}
+		if err := part.do(ctx, b, tell); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (c *Config) wants(b *broker, table string) bool {
+	return c.Only == nil || c.Only(b.name, table)
 }
 
 // A curve is one thing that grows.
@@ -96,7 +110,7 @@ type curve struct {
 	name    string
 	points  []int
 	perByte bool // the point is a size: cost is by KiB
-	measure func(ctx context.Context, b *broker, x, n int) (contender.Figures, error)
+	measure func(ctx context.Context, b *broker, x int, length time.Duration) (contender.Figures, error)
 }
 
 func (c *Config) curves() []curve {
@@ -118,20 +132,16 @@ func (c *Config) curve(ctx context.Context, b *broker, k curve, tell func(Row) e
 	for round := range c.Rounds {
 		for i := range k.points {
 			i = (round + i) % len(k.points)
-			n := c.Messages
-			if k.perByte { // fewer of the large ones
-				n = max(50, n*k.points[0]/k.points[i])
-			}
 			if failed[i] != nil {
 				continue
 			}
 			once, cancel := context.WithTimeout(ctx, patience)
-			f, err := k.measure(once, b, k.points[i], n)
+			f, err := k.measure(once, b, k.points[i], c.Window)
 			cancel()
 			if failed[i] = err; ctx.Err() != nil {
 				return ctx.Err()
 			}
-			per := float64(n)
+			per := float64(max(f.Messages, 1))
 			if k.perByte {
 				per *= float64(k.points[i]) / 1024
 			}
