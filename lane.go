@@ -223,9 +223,7 @@ func (l *lane) why(kind error) []error {
 }
 
 func (l *lane) recycle(k *call) {
-	if cap(k.own) > 64<<10 {
-		k.own = nil
-	}
+	k.trim()
 	k.p, k.out = nil, driver.Outgoing{}
 	l.free.Put(k)
 }

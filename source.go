@@ -100,55 +100,81 @@ func (s *source) loop() {
 		<-s.before.done // it gives back what is first in the queue
 		s.before = nil
 	}
-	r := s.run
 	for first, tries := true, 0; s.ctx.Err() == nil; {
-		sess, err := r.c.consume.get(s.ctx, "consume")
-		if err != nil {
-			if s.ctx.Err() == nil {
-				r.fail(err)
-			}
-			return
-		}
-		rc := s.config(sess)
-		if rc.Prefetch == 0 { // paused, maybe while there was no session: brokers take 0 for no limit
-			select {
-			case <-s.resume:
-			case <-s.ctx.Done():
-			}
-			continue
-		}
-		rx, err := sess.OpenReceiver(s.ctx, rc)
-		if err != nil {
-			if s.ctx.Err() == nil && first && sess.ctx.Err() == nil && (final(err) || errors.Is(err, ErrConflict)) {
-				r.fail(err)
-				return
-			}
-			tries++
-			r.c.log.Debug("gombu: subscribing", "queue", s.queue, "err", err)
-			_ = pause(s.ctx, (&RetryPolicy{}).wait(tries))
+		rec, err := s.subscribe(first)
+		if rec == nil {
+			s.unsubscribed(err, &tries)
 			continue
 		}
 		first = false
 		began := time.Now()
-		rec := s.enter(sess, rx, rc.Prefetch)
 		if rec.pull != nil {
 			err = s.stand(rec)
 		} else {
 			err = s.receive(rec)
 		}
-		s.leave()
-		if s.ctx.Err() != nil {
-			s.drain(rec)
-			return
-		}
-		s.lose(rec, err)
-		if tries++; time.Since(began) >= steady {
-			tries = 0
-		}
-		if tries > 1 {
-			_ = pause(s.ctx, (&RetryPolicy{}).wait(tries-1))
-		}
+		s.left(rec, err, began, &tries)
 	}
+}
+
+// unsubscribed waits before the next try, after err; nil: there is none to wait for.
+func (s *source) unsubscribed(err error, tries *int) {
+	if err == nil {
+		return
+	}
+	*tries++
+	s.run.c.log.Debug("gombu: subscribing", "queue", s.queue, "err", err)
+	s.rest(*tries)
+}
+
+// left clears up after a subscription that stood since began.
+func (s *source) left(rec *reception, err error, began time.Time, tries *int) {
+	s.leave()
+	if s.ctx.Err() != nil {
+		s.drain(rec)
+		return
+	}
+	s.lose(rec, err)
+	if *tries++; time.Since(began) >= steady {
+		*tries = 0
+	}
+	if *tries > 1 {
+		s.rest(*tries - 1)
+	}
+}
+
+// rest is the wait after so many tries.
+func (s *source) rest(tries int) { _ = pause(s.ctx, (&RetryPolicy{}).wait(tries)) }
+
+// subscribe makes the subscription that stands; nil without an error when there
+// is to be none, or not yet. An error is worth another try. Apart from loop, whose
+// stack sleeps for as long as the consumer does.
+func (s *source) subscribe(first bool) (*reception, error) {
+	r := s.run
+	sess, err := r.c.consume.get(s.ctx, "consume")
+	if err != nil {
+		if s.ctx.Err() == nil {
+			r.fail(err) // which ends s too
+		}
+		return nil, nil
+	}
+	rc := s.config(sess)
+	if rc.Prefetch == 0 { // paused, maybe while there was no session: brokers take 0 for no limit
+		select {
+		case <-s.resume:
+		case <-s.ctx.Done():
+		}
+		return nil, nil
+	}
+	rx, err := sess.OpenReceiver(s.ctx, rc)
+	if err != nil && s.ctx.Err() == nil && first && sess.ctx.Err() == nil && (final(err) || errors.Is(err, ErrConflict)) {
+		r.fail(err)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.enter(sess, rx, rc.Prefetch), nil
 }
 
 func (s *source) config(sess *session) driver.ReceiverConfig {
