@@ -10,6 +10,7 @@ import (
 func (r *receiver) receiveInline(ctx context.Context, dst []driver.Incoming) (int, error) {
 	for {
 		if ctx.Err() != nil {
+			r.watch.Leave() // what it was woken for is another's
 			return 0, context.Cause(ctx)
 		}
 		n, err := r.TryReceive(dst, nil)
@@ -22,7 +23,6 @@ func (r *receiver) receiveInline(ctx context.Context, dst []driver.Incoming) (in
 		select {
 		case <-r.wake:
 		case <-ctx.Done():
-			r.watch.Leave()
 		}
 	}
 }
