@@ -16,8 +16,7 @@ type puller struct {
 	rec   *reception
 	rx    driver.TryReceiver
 	state atomic.Int32
-	ready func(error) // p.told
-	ended chan error  // cap 1: why the receiver is over
+	ended chan error // cap 1: why the receiver is over
 }
 
 // The states of a puller.
@@ -35,7 +34,7 @@ func newPuller(rec *reception) *puller {
 		return nil
 	}
 	p := &puller{rec: rec, rx: rx, ended: make(chan error, 1)}
-	p.ready = p.told
+	rx.Notify(p.told)
 	return p
 }
 
@@ -92,7 +91,7 @@ func (p *puller) pull(worker bool) *Delivery {
 	b := baskets.Get().(*basket)
 	rec.begin() // who waits for the end of the reception waits for this
 	p.state.Store(pullRuns)
-	n, err := p.rx.TryReceive(b.dst, p.ready)
+	n, err := p.rx.TryReceive(b.dst)
 	if err != nil {
 		p.told(err)
 	}

@@ -24,6 +24,7 @@ type reception struct {
 	unhook   func() bool
 	pull     *puller      // nil: its source receives
 	open     atomic.Int64 // received and not settled, and handlers that run
+	awaited  atomic.Bool  // somebody wants to know when open is zero
 
 	extracted bool // its waiting deliveries were taken out; guarded by jobs.mu
 	released  bool // its held deliveries were taken out; guarded by held.mu
@@ -82,7 +83,7 @@ func (rec *reception) took(n int) {
 func (rec *reception) begin() { rec.open.Add(1) }
 
 func (rec *reception) gave(n int) {
-	if rec.open.Add(int64(-n)) > 0 {
+	if rec.open.Add(int64(-n)) > 0 || !rec.awaited.Load() {
 		return
 	}
 	rec.mu.Lock()
@@ -101,6 +102,7 @@ func (rec *reception) isIdle() {
 // wait returns when all is settled and no handler runs, or with ctx.
 func (rec *reception) wait(ctx context.Context) {
 	rec.mu.Lock()
+	rec.awaited.Store(true) // before open is looked at, as gave does it after
 	if rec.idle == nil {
 		rec.idle = make(chan struct{})
 	}

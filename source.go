@@ -214,9 +214,7 @@ func (s *source) reception(sess *session, rx driver.Receiver, prefetch int) *rec
 	if !s.run.cfg.FinishLost {
 		rec.unhook = context.AfterFunc(sess.ctx, func() { rec.lost(context.Cause(sess.ctx)) })
 	}
-	if s.run.c.feature.Inline {
-		rec.pull = newPuller(rec)
-	}
+	rec.pull = newPuller(rec)
 	return rec
 }
 

@@ -237,11 +237,13 @@ type (
 	}
 	// A TryReceiver need not be waited for: receiving never blocks on a socket.
 	TryReceiver interface {
-		// TryReceive is Receive without the wait: n may be 0. When n is less than
-		// len(dst), ready is called, from any goroutine, under no lock and maybe
-		// before TryReceive returns, when another try is worth it: with nil, or
-		// with the error that ended the receiver. It may be called more often.
-		TryReceive(dst []Incoming, ready func(error)) (n int, err error)
+		// Notify has ready called, from any goroutine and under no lock, when another
+		// TryReceive is worth it after one that did not fill dst, maybe before that
+		// returns; with the error when the receiver is over. It may be called
+		// more often. Notify is called once, before anything is received.
+		Notify(ready func(error))
+		// TryReceive is Receive without the wait: n may be 0.
+		TryReceive(dst []Incoming) (n int, err error)
 	}
 )
 

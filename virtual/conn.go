@@ -48,8 +48,10 @@ func newConn(ctx context.Context, e *engine, store Store, env driver.Env) *conn 
 	}
 	c.router, _ = store.(Router)
 	c.caster, _ = store.(Broadcaster)
-	c.watch, _ = store.(Watcher)
-	c.info.Inline = c.info.Inline && c.watch != nil && c.caster == nil // broadcasts need a backlog
+	c.info.Inline = c.info.Inline && c.caster == nil // broadcasts need a backlog
+	if c.info.Inline {
+		c.watch = store.(Watcher)
+	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if ended := store.Done(); ended != nil {
 		c.wg.Go(func() {

@@ -6,14 +6,14 @@ import (
 	"github.com/gombu/gombu/driver"
 )
 
-// receiveInline waits for what TryReceive would find.
+// receiveInline waits for what tryReceive would find.
 func (r *receiver) receiveInline(ctx context.Context, dst []driver.Incoming) (int, error) {
 	for {
 		if ctx.Err() != nil {
 			r.watch.Leave() // what it was woken for is another's
 			return 0, context.Cause(ctx)
 		}
-		n, err := r.TryReceive(dst, nil)
+		n, err := r.tryReceive(dst)
 		if n > 0 {
 			r.watch.Leave() // who knows when it comes back
 		}
@@ -27,11 +27,15 @@ func (r *receiver) receiveInline(ctx context.Context, dst []driver.Incoming) (in
 	}
 }
 
-// TryReceive is that of a driver.TryReceiver, over an inline store. Without ready
-// it is wake that is signalled.
-func (r *receiver) TryReceive(dst []driver.Incoming, ready func(error)) (int, error) {
+// inline makes a driver.TryReceiver of a receiver over an inline store.
+type inline struct{ r *receiver }
+
+func (i inline) Notify(ready func(error)) { i.r.ready.Store(&ready) }
+
+func (i inline) TryReceive(dst []driver.Incoming) (int, error) { return i.r.tryReceive(dst) }
+
+func (r *receiver) tryReceive(dst []driver.Incoming) (int, error) {
 	r.mu.Lock()
-	r.ready = ready
 	if r.over != nil {
 		r.mu.Unlock()
 		return 0, r.over
@@ -76,13 +80,10 @@ func (r *receiver) took(dst []driver.Incoming, n int, empty bool) (over error, a
 	return r.over, again
 }
 
-// rouse says that TryReceive is worth a try, or that it never will be again.
+// rouse says that tryReceive is worth a try, or that it never will be again.
 func (r *receiver) rouse(err error) {
-	r.mu.Lock()
-	ready := r.ready
-	r.mu.Unlock()
-	if ready != nil {
-		ready(err)
+	if ready := r.ready.Load(); ready != nil {
+		(*ready)(err)
 	} else {
 		signal(r.wake)
 	}

@@ -3,6 +3,7 @@ package virtual
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gombu/gombu/driver"
@@ -36,12 +37,13 @@ type receiver struct {
 	backlog  backlog
 	busy     bool          // a Claim for this receiver is running
 	idle     chan struct{} // closed when busy ends; made by who waits for it
-	starved  bool          // TryReceive found no room, or took what there was
-	ready    func(error)   // of the last TryReceive; nil: there was none
+	starved  bool          // tryReceive found no room, or took what there was
 	over     error
 	closed   bool
 	scratch  *settling
 	pumps    []*pump
+
+	ready atomic.Pointer[func(error)] // see driver.TryReceiver; nil: it is wake that is signalled
 
 	wake        chan struct{} // capacity 1: Receive has reason to look again
 	subscribing chan struct{} // capacity 1: held by who changes pumps
@@ -206,16 +208,16 @@ func (r *receiver) roomChanged() {
 	}
 	r.mu.Lock()
 	pumps := r.pumps
-	var ready func(error)
-	if r.starved && r.room() > 0 {
-		r.starved, ready = false, r.ready
+	again := r.starved && r.room() > 0
+	if again {
+		r.starved = false
 	}
 	r.mu.Unlock()
 	for _, p := range pumps {
 		signal(p.wake)
 	}
-	if ready != nil {
-		ready(nil)
+	if again {
+		r.rouse(nil)
 	}
 }
 

@@ -103,7 +103,7 @@ type Info struct {
 	Bytes       bool // wants Item.Raw
 	Atomic      bool // Put and settle, and all items of one Push, are one step
 	ClaimQueues int  // how many queues one Claim can serve; 0: any
-	Inline      bool // never blocks on a socket; the store is a Watcher then
+	Inline      bool // never blocks on a socket; then the store is Atomic, a Watcher and a driver.Counter, and no Leaser
 	Queue       driver.QueueFeatures
 }
 

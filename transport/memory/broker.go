@@ -144,7 +144,7 @@ func (b *broker) tell(w *waiter) {
 
 func (b *broker) info(q *queue) driver.QueueInfo {
 	b.trim(q)
-	return driver.QueueInfo{Name: q.name, Ready: q.ready, Unsettled: q.claimed, Consumers: -1}
+	return driver.QueueInfo{Name: q.name, Ready: q.ready, Unsettled: int(q.claimed.Load()), Consumers: -1}
 }
 
 func (b *broker) all() []driver.QueueInfo {

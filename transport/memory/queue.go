@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/gombu/gombu/driver"
@@ -32,7 +33,7 @@ type queue struct {
 	rings   []ring // by priority; one without x-max-priority
 	ready   int
 	bytes   int
-	claimed int
+	claimed atomic.Int64
 	ttl     time.Duration // of every message; < 0: none
 	length  int           // most ready items; < 0: no limit
 	size    int           // most bytes of ready bodies; < 0: no limit

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/gombu/gombu/driver"
@@ -12,17 +14,22 @@ import (
 
 var errFull = errors.New("the queue is full")
 
+func errLost(op string) error {
+	return &driver.Error{Op: op, Transport: Scheme, Kind: driver.ErrLeaseLost}
+}
+
 func errClosed() error {
 	return &driver.Error{Op: "receive", Transport: Scheme, Kind: driver.ErrClosed}
 }
 
-// session is a broker as one session sees it. Everything in it is guarded by
-// the broker's lock.
+// session is a broker as one session sees it. Its own lock, taken under the
+// broker's where both are needed, guards the claims.
 type session struct {
 	b      *broker
+	mu     sync.Mutex
 	held   []claim // a claim's tag is its index and how often that was used
 	unused []uint32
-	closed bool
+	closed bool // set under both locks
 }
 
 type claim struct {
@@ -156,6 +163,8 @@ func (s *session) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtu
 
 // claim takes what is there; the broker's lock is held.
 func (s *session) claim(r *virtual.ClaimRequest, dst []virtual.Claim) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
 		return 0, errClosed()
 	}
@@ -197,7 +206,7 @@ func (s *session) give(q *queue, it *item, noAck bool, c *virtual.Claim) {
 }
 
 func (s *session) hold(q *queue, it *item) driver.Tag {
-	q.claimed++
+	q.claimed.Add(1)
 	var i uint32
 	if n := len(s.unused); n > 0 {
 		i = s.unused[n-1]
@@ -229,14 +238,42 @@ func (s *session) end(t driver.Tag) (*item, *queue) {
 	}
 	it, q := h.it, h.q
 	h.it, h.q = nil, nil
-	q.claimed--
+	q.claimed.Add(-1)
 	s.unused = append(s.unused, uint32(t.ID))
 	return it, q
 }
 
+// Settle ends claims; what is only to be forgotten concerns nobody but the session.
 func (s *session) Settle(_ context.Context, settlements []virtual.Settlement) error {
+	if slices.ContainsFunc(settlements, returns) {
+		s.settleAll(settlements)
+		return nil
+	}
+	for i := range settlements {
+		st := &settlements[i]
+		s.mu.Lock()
+		it, _ := s.end(st.Tag)
+		s.mu.Unlock()
+		st.Err = nil
+		if it == nil {
+			st.Err = errLost("settle")
+		} else {
+			recycle(it)
+		}
+	}
+	return nil
+}
+
+// returns says whether a settlement puts something into a queue.
+func returns(st virtual.Settlement) bool {
+	return st.Verbatim != "" || len(st.Put) > 0 || st.Outcome == driver.Requeue || st.Outcome == driver.Release
+}
+
+func (s *session) settleAll(settlements []virtual.Settlement) {
 	s.b.mu.Lock()
 	defer s.b.unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i := range settlements {
 		st := &settlements[i]
 		if st.Verbatim != "" {
@@ -248,11 +285,12 @@ func (s *session) Settle(_ context.Context, settlements []virtual.Settlement) er
 		}
 		it, q := s.end(st.Tag)
 		if it == nil {
-			st.Err = &driver.Error{Op: "settle", Transport: Scheme, Kind: driver.ErrLeaseLost}
+			st.Err = errLost("settle")
 			continue
 		}
 		for j := range st.Put {
-			s.b.push(s.b.queues[st.Put[j].Queue], stored(st.Put[j].Msg), st.Put[j].TTL)
+			put := &st.Put[j]
+			s.b.push(s.b.queues[put.Queue], stored(put.Msg), put.TTL)
 		}
 		switch st.Outcome {
 		case driver.Requeue:
@@ -264,7 +302,6 @@ func (s *session) Settle(_ context.Context, settlements []virtual.Settlement) er
 			recycle(it)
 		}
 	}
-	return nil
 }
 
 // admitAll checks that what takes a claim's place will be taken.
@@ -290,7 +327,7 @@ func (s *session) move(st *virtual.Settlement) error {
 	}
 	it, _ := s.end(st.Tag)
 	if it == nil {
-		return &driver.Error{Op: "move", Transport: Scheme, Kind: driver.ErrLeaseLost}
+		return errLost("move")
 	}
 	for _, p := range st.Put {
 		for _, h := range virtual.CloneHeaders(p.Msg.Props.Headers) {
@@ -308,12 +345,12 @@ func (s *session) move(st *virtual.Settlement) error {
 // Begin notes handler starts. The first one of a message is not noted before
 // it: what comes back without a note counts as started once.
 func (s *session) Begin(_ context.Context, starts []driver.Start) error {
-	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i := range starts {
 		h := s.claimed(starts[i].Tag)
 		if h == nil {
-			starts[i].Err = &driver.Error{Op: "begin", Transport: Scheme, Kind: driver.ErrLeaseLost}
+			starts[i].Err = errLost("begin")
 			continue
 		}
 		h.it.starts = max(h.it.starts, starts[i].Attempt)
@@ -325,6 +362,8 @@ func (s *session) Begin(_ context.Context, starts []driver.Start) error {
 func (s *session) Close(context.Context) error {
 	s.b.mu.Lock()
 	defer s.b.unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.closed = true
 	for i := range s.held {
 		h := &s.held[i]

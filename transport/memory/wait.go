@@ -118,6 +118,7 @@ func (w *watch) Claim(dst []driver.Incoming, maxBytes int, noAck bool) (n int, e
 		w.s.b.mu.Unlock()
 		return 0, false, err
 	}
+	w.s.mu.Lock()
 	for size := 0; n < len(dst) && (n == 0 || size < maxBytes); n++ {
 		it := w.s.b.take(q)
 		if empty = it == nil; empty {
@@ -131,6 +132,7 @@ func (w *watch) Claim(dst []driver.Incoming, maxBytes int, noAck bool) (n int, e
 			in.Tag = w.s.hold(q, it)
 		}
 	}
+	w.s.mu.Unlock()
 	if empty && !w.waits {
 		w.waits = true
 		q.waiters.push(&w.waiter)
