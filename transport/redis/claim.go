@@ -243,13 +243,18 @@ func (s *store) plan(sources []source, room, maxBytes, bytes int) (takes []take,
 		}
 		bound := src.chunk
 		if maxBytes > 0 && src.size > 0 {
-			bound = min(bound, max(1, (maxBytes-bytes)/src.size))
+			bound = min(bound, (maxBytes-bytes)/src.size)
+			if bytes == 0 && len(takes) == 0 {
+				bound = max(bound, 1) // one at least
+			}
 		}
 		if n > bound {
 			n, cut = bound, true
 		}
-		takes = append(takes, take{src, n})
-		room -= n
+		if n > 0 {
+			takes = append(takes, take{src, n})
+			room -= n
+		}
 	}
 	return takes, looks
 }
@@ -388,7 +393,7 @@ func (src *source) taken(texts []string, asked int) {
 func (l *ownList) learn(texts []string, asked int) {
 	if len(texts) == asked && asked == l.chunk {
 		l.chunk = min(chunkGrowth*l.chunk, lastChunk)
-	} else if len(texts) <= l.chunk/4 {
+	} else if len(texts) < asked && len(texts) <= l.chunk/4 {
 		l.chunk = max(l.chunk/2, firstChunk)
 	}
 	if len(texts) > 0 {
