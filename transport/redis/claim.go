@@ -20,7 +20,9 @@ type ownList struct {
 	queue, list string
 	ref         string // <owner>:<list>, Tag.Ref
 	key, source string // with the prefix
-	move        rueidis.Completed
+
+	// What is sent again and again.
+	begin, move, base, length, look rueidis.Completed
 
 	// Guarded by store.mu.
 	open     map[uint64]held // by position
@@ -59,7 +61,12 @@ func (s *store) ownList(list string) *ownList {
 			key: s.keys.own(s.env.Owner, list), source: s.keys.full(list),
 			open: map[uint64]held{}, chunk: firstChunk,
 		}
+		ledger := s.keys.ledger(s.env.Owner)
+		l.begin = s.command("HSETNX", ledger, "b:"+list, "0").Pin()
 		l.move = s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin()
+		l.base = s.command("HGET", ledger, "b:"+list).Pin()
+		l.length = s.command("LLEN", l.key).Pin()
+		l.look = s.command("LLEN", l.source).Pin()
 		s.own[list] = l
 	}
 	return l
@@ -243,13 +250,18 @@ func (s *store) plan(sources []source, room, maxBytes, bytes int) (takes []take,
 		}
 		bound := src.chunk
 		if maxBytes > 0 && src.size > 0 {
-			bound = min(bound, max(1, (maxBytes-bytes)/src.size))
+			bound = min(bound, (maxBytes-bytes)/src.size)
+			if bytes == 0 && len(takes) == 0 {
+				bound = max(bound, 1) // one at least
+			}
 		}
 		if n > bound {
 			n, cut = bound, true
 		}
-		takes = append(takes, take{src, n})
-		room -= n
+		if n > 0 {
+			takes = append(takes, take{src, n})
+			room -= n
+		}
 	}
 	return takes, looks
 }
@@ -260,24 +272,24 @@ func (s *store) plan(sources []source, room, maxBytes, bytes int) (takes []take,
 // the claims of a fenced one, paused until now, are found and given back.
 // Lists, if any, are asked for behind the transaction.
 func (s *store) take(takes []take, looks []*source, noAck bool, lists []string) ([]virtual.Claim, error) {
-	cmds := []rueidis.Completed{
-		s.command("GET", s.keys.alive(s.env.Owner)),
-		s.command("ZADD", s.keys.owners(), "NX", "0", s.env.Owner),
+	n := 2 + len(looks)
+	for _, t := range takes {
+		n += t.n + 3
 	}
-	ledger := s.keys.ledger(s.env.Owner)
+	cmds := append(make([]rueidis.Completed, 0, n), s.fixed.fence, s.fixed.known)
 	for _, t := range takes {
 		if noAck {
 			cmds = append(cmds, s.command("RPOP", t.ownList.source, strconv.Itoa(t.n)))
 			continue
 		}
-		cmds = append(cmds, s.command("HSETNX", ledger, "b:"+t.list, "0"))
+		cmds = append(cmds, t.begin)
 		for range t.n {
 			cmds = append(cmds, t.move)
 		}
-		cmds = append(cmds, s.command("HGET", ledger, "b:"+t.list), s.command("LLEN", t.key))
+		cmds = append(cmds, t.base, t.length)
 	}
 	for _, l := range looks {
-		cmds = append(cmds, s.command("LLEN", l.ownList.source))
+		cmds = append(cmds, l.look)
 	}
 	known := len(cmds)
 	for _, t := range takes {
@@ -388,7 +400,7 @@ func (src *source) taken(texts []string, asked int) {
 func (l *ownList) learn(texts []string, asked int) {
 	if len(texts) == asked && asked == l.chunk {
 		l.chunk = min(chunkGrowth*l.chunk, lastChunk)
-	} else if len(texts) <= l.chunk/4 {
+	} else if len(texts) < asked && len(texts) <= l.chunk/4 {
 		l.chunk = max(l.chunk/2, firstChunk)
 	}
 	if len(texts) > 0 {
