@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/gombu/gombu/driver"
@@ -211,21 +212,27 @@ func (d *Delivery) fromRetry() {
 	}
 }
 
-// A retrier is the retry queue of a source.
+// A retrier is the retry queue of a source. It has a goroutine while that is there,
+// or is being looked for; in between, a timer.
 type retrier struct {
 	src  *source
 	wake chan struct{} // cap 1: there is reason to look
-	done chan struct{}
+
+	mu    sync.Mutex
+	done  chan struct{} // closed when the goroutine ends; nil: there is none
+	wait  time.Duration // before it is looked for again
+	timer *time.Timer   // nil: never needed
+	over  bool          // nothing starts the goroutine any more
 }
 
-// watchRetries starts the retrier of s unless it has one.
+// watchRetries has the retrier of s look, which it makes when there is none.
 func (s *source) watchRetries() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.retry == nil {
-		s.retry = &retrier{src: s, wake: make(chan struct{}, 1), done: make(chan struct{})}
-		s.run.aux.Go(s.retry.loop)
+		s.retry = &retrier{src: s, wake: make(chan struct{}, 1)}
 	}
+	s.mu.Unlock()
+	s.nudge()
 }
 
 // nudge tells the retrier of s, if it has one, to look.
@@ -236,54 +243,117 @@ func (s *source) nudge() {
 	if q == nil {
 		return
 	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.done == nil {
+		q.wait = missingFirst
+		q.start()
+		return
+	}
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
-// joinRetries waits for the retrier of s.
-func (s *source) joinRetries() {
-	if s.retry != nil {
-		<-s.retry.done
+// start starts the goroutine, of which there is none; the caller holds mu.
+func (q *retrier) start() {
+	if !q.over {
+		q.done = make(chan struct{})
+		q.src.run.aux.Go(q.loop)
 	}
 }
 
-// loop keeps looking for copies until the source ends.
+// again is the timer's.
+func (q *retrier) again() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.done == nil {
+		q.wait = min(2*q.wait, missingMost)
+		q.start()
+	}
+}
+
+// joinRetries ends the retrier of s.
+func (s *source) joinRetries() {
+	q := s.retry
+	if q == nil {
+		return
+	}
+	q.mu.Lock()
+	q.over = true
+	if q.timer != nil {
+		q.timer.Stop()
+	}
+	done := q.done
+	q.mu.Unlock()
+	if done != nil {
+		<-done
+	}
+}
+
+// loop keeps looking for copies until there are none to be had for a while.
 func (q *retrier) loop() {
-	defer close(q.done)
-	s := q.src
-	for wait := missingFirst; s.ctx.Err() == nil; {
-		sess, err := s.run.c.consume.get(s.ctx, "consume")
-		if err != nil {
-			return // the source says so
-		}
-		rx, err := sess.Conn.(driver.Puller).OpenPuller(s.ctx, retryPrefix+s.queue)
-		if err == nil {
-			rec := s.reception(sess, rx, 1)
-			rec.counts = countMoved
-			err = q.serve(rec)
-			if s.ctx.Err() != nil {
-				s.drain(rec)
-				return
-			}
-			rec.abandon(err)
-		}
-		if errors.Is(err, ErrDenied) { // what is put there would stay there
-			s.unreadable.Store(true)
-			s.uncounted(err)
-		}
-		s.run.c.log.Debug("gombu: looking for copies", "queue", s.queue, "err", err)
-		switch {
-		case !final(err):
-			_ = pause(s.ctx, (&RetryPolicy{}).wait(3))
-			fallthrough
-		case q.sleep(wait, sess):
-			wait = missingFirst
+	for more := true; more; {
+		more = q.goesOn(q.look())
+	}
+}
+
+// goesOn says whether there is reason to look at once; if not, the goroutine has
+// ended, and the timer starts another one unless it is all over.
+func (q *retrier) goesOn(missing bool) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.src.ctx.Err() == nil {
+		select {
+		case <-q.wake:
+			missing = false
 		default:
-			wait = min(2*wait, missingMost)
+		}
+		switch {
+		case !missing:
+			q.wait = missingFirst
+			return true
+		case q.timer == nil:
+			q.timer = time.AfterFunc(q.wait, q.again)
+		default:
+			q.timer.Reset(q.wait)
 		}
 	}
+	close(q.done)
+	q.done = nil
+	return false
+}
+
+// look takes copies while it can, and says whether the queue is missing: then
+// there is no need to look soon.
+func (q *retrier) look() (missing bool) {
+	s := q.src
+	sess, err := s.run.c.consume.get(s.ctx, "consume")
+	if err != nil {
+		return true // the source says so
+	}
+	rx, err := sess.Conn.(driver.Puller).OpenPuller(s.ctx, retryPrefix+s.queue)
+	if err == nil {
+		rec := s.reception(sess, rx, 1)
+		rec.counts = countMoved
+		err = q.serve(rec)
+		if s.ctx.Err() != nil {
+			s.drain(rec)
+			return true
+		}
+		rec.abandon(err)
+	}
+	if errors.Is(err, ErrDenied) { // what is put there would stay there
+		s.unreadable.Store(true)
+		s.uncounted(err)
+	}
+	s.run.c.log.Debug("gombu: looking for copies", "queue", s.queue, "err", err)
+	if !final(err) {
+		_ = pause(s.ctx, (&RetryPolicy{}).wait(3))
+		return false
+	}
+	return true
 }
 
 // sleep waits d at most, or for the session's end, and says whether it was woken.
