@@ -14,6 +14,9 @@ const (
 	body     = 256 // bytes, where size is not what grows
 	batch    = 100
 	underWay = 32 << 20 // bytes
+
+	// retryLook is how long RabbitMQ takes to say that a queue has no retry queue.
+	retryLook = 2 * time.Millisecond
 )
 
 func names(n int) []string {
@@ -112,7 +115,13 @@ func (b *broker) endToEnd(ctx context.Context, conn *gombu.Conn, length time.Dur
 			return nil
 		})
 	}
-	return b.window(ctx, length, k.Ready, consume, func(ctx context.Context, m *contender.Meter) error {
+	ready := func(ctx context.Context) error {
+		if err := k.Ready(ctx); err != nil || !b.remote() {
+			return err
+		}
+		return pause(ctx, time.Duration(len(queues))*retryLook) // a start, not a message
+	}
+	return b.window(ctx, length, ready, consume, func(ctx context.Context, m *contender.Meter) error {
 		if err := k.Ready(ctx); err != nil {
 			return err
 		}
