@@ -117,8 +117,8 @@ type Lister interface {
 type Puller interface {
 	// OpenPuller opens a receiver without a subscription, which has no prefetch.
 	// Its Receive asks the broker once and returns 0, nil when there is nothing;
-	// ErrNotFound: no such queue, and the receiver is over. A message that came
-	// after ctx's end is the next one received.
+	// ErrNotFound, of either: no such queue, and the receiver is over. A message
+	// that came after ctx's end is the next one received.
 	OpenPuller(ctx context.Context, queue string) (Receiver, error)
 }
 

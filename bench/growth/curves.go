@@ -14,6 +14,9 @@ const (
 	body     = 256 // bytes, where size is not what grows
 	batch    = 100
 	underWay = 32 << 20 // bytes
+
+	// retryLook is how long RabbitMQ takes to say that a queue has no retry queue.
+	retryLook = 2 * time.Millisecond
 )
 
 func names(n int) []string {
@@ -24,7 +27,8 @@ func names(n int) []string {
 	return all
 }
 
-func declared(ctx context.Context, conn *gombu.Conn, queues []string) error {
+func (b *broker) declared(ctx context.Context, conn *gombu.Conn, queues []string) error {
+	b.used = max(b.used, len(queues))
 	var t gombu.Topology
 	for _, q := range queues {
 		t.Queues = append(t.Queues, gombu.Queue{Name: q})
@@ -42,13 +46,16 @@ func (b *broker) with(f func(*gombu.Conn) error) error {
 }
 
 // publishing publishes in batches while more says so; to says where the i-th
-// message goes, done is told of each batch.
-func publishing(ctx context.Context, conn *gombu.Conn, size int, to func(i int) gombu.Message, more func() bool, done func(int)) error {
-	p := conn.Producer(nil)
+// message goes, done is told of each batch. RabbitMQ is not to wait for its disk.
+func (b *broker) publishing(ctx context.Context, conn *gombu.Conn, cfg *gombu.ProducerConfig, size int, to func(i int) gombu.Message, more func() bool, done func(int)) error {
+	p := conn.Producer(cfg)
 	ms := make([]*gombu.Message, 0, size)
 	for i := 0; ; {
 		for len(ms) < size && more() {
 			m := to(i)
+			if b.remote() {
+				m.DeliveryMode = gombu.Transient
+			}
 			ms = append(ms, &m)
 			i++
 		}
@@ -64,9 +71,25 @@ func publishing(ctx context.Context, conn *gombu.Conn, size int, to func(i int) 
 	}
 }
 
-// fill publishes n messages.
-func fill(ctx context.Context, conn *gombu.Conn, n int, to func(i int) gombu.Message) error {
-	return publishing(ctx, conn, batch, to, func() bool { n--; return n >= 0 }, func(int) {})
+// fill publishes n messages, to one queue.
+func (b *broker) fill(ctx context.Context, conn *gombu.Conn, queue string, n int, to func(i int) gombu.Message) error {
+	left := n
+	more := func() bool { left--; return left >= 0 }
+	if !b.remote() {
+		return b.publishing(ctx, conn, nil, batch, to, more, func(int) {})
+	}
+	// Confirms would take longer than all that is measured.
+	if err := b.publishing(ctx, conn, &gombu.ProducerConfig{NoConfirm: true}, batch, to, more, func(int) {}); err != nil {
+		return err
+	}
+	for {
+		if info, err := conn.Inspect(ctx, queue); err != nil || info.Ready >= n {
+			return err
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 func toQueues(queues []string, payload []byte) func(int) gombu.Message {
@@ -76,7 +99,7 @@ func toQueues(queues []string, payload []byte) func(int) gombu.Message {
 // publish measures publishing what nobody consumes.
 func (b *broker) publish(ctx context.Context, conn *gombu.Conn, length time.Duration, to func(int) gombu.Message) (contender.Figures, error) {
 	return b.window(ctx, length, nil, func(ctx context.Context, m *contender.Meter) error {
-		return publishing(ctx, conn, batch, to, func() bool { return !m.Over() }, m.Add)
+		return b.publishing(ctx, conn, nil, batch, to, func() bool { return !m.Over() }, m.Add)
 	})
 }
 
@@ -92,18 +115,24 @@ func (b *broker) endToEnd(ctx context.Context, conn *gombu.Conn, length time.Dur
 			return nil
 		})
 	}
-	return b.window(ctx, length, k.Ready, consume, func(ctx context.Context, m *contender.Meter) error {
+	ready := func(ctx context.Context) error {
+		if err := k.Ready(ctx); err != nil || !b.remote() {
+			return err
+		}
+		return pause(ctx, time.Duration(len(queues))*retryLook) // a start, not a message
+	}
+	return b.window(ctx, length, ready, consume, func(ctx context.Context, m *contender.Meter) error {
 		if err := k.Ready(ctx); err != nil {
 			return err
 		}
-		return publishing(ctx, conn, max(1, ahead*batch/contender.Backlog), to, func() bool { return flow.Take(m) }, func(int) {})
+		return b.publishing(ctx, conn, nil, max(1, ahead*batch/contender.Backlog), to, func() bool { return flow.Take(m) }, func(int) {})
 	})
 }
 
 func manyQueues(ctx context.Context, b *broker, x int, length time.Duration) (f contender.Figures, err error) {
 	err = b.with(func(conn *gombu.Conn) error {
 		queues := names(x)
-		if err := declared(ctx, conn, queues); err != nil {
+		if err := b.declared(ctx, conn, queues); err != nil {
 			return err
 		}
 		f, err = b.endToEnd(ctx, conn, length, contender.Backlog, queues, toQueues(queues, make([]byte, body)))
@@ -115,7 +144,7 @@ func manyQueues(ctx context.Context, b *broker, x int, length time.Duration) (f 
 func manyQueuesPublish(ctx context.Context, b *broker, x int, length time.Duration) (f contender.Figures, err error) {
 	err = b.with(func(conn *gombu.Conn) error {
 		queues := names(x)
-		if err := declared(ctx, conn, queues); err != nil {
+		if err := b.declared(ctx, conn, queues); err != nil {
 			return err
 		}
 		f, err = b.publish(ctx, conn, length, toQueues(queues, make([]byte, body)))
@@ -131,6 +160,7 @@ func manyBindings(kind string) func(context.Context, *broker, int, time.Duration
 		err = b.with(func(conn *gombu.Conn) error {
 			t := gombu.Topology{Exchanges: []gombu.Exchange{{Name: "growth", Type: kind}}}
 			queues := names(10)
+			b.used = len(queues)
 			for _, q := range queues {
 				t.Queues = append(t.Queues, gombu.Queue{Name: q})
 			}
@@ -160,7 +190,7 @@ func manyBindings(kind string) func(context.Context, *broker, int, time.Duration
 func manyPublishers(ctx context.Context, b *broker, x int, length time.Duration) (f contender.Figures, err error) {
 	err = b.with(func(conn *gombu.Conn) error {
 		queues := names(1)
-		if err := declared(ctx, conn, queues); err != nil {
+		if err := b.declared(ctx, conn, queues); err != nil {
 			return err
 		}
 		p, to := conn.Producer(nil), toQueues(queues, make([]byte, body))
@@ -169,6 +199,7 @@ func manyPublishers(ctx context.Context, b *broker, x int, length time.Duration)
 			tasks[i] = func(ctx context.Context, m *contender.Meter) error {
 				for !m.Over() {
 					message := to(0)
+					message.DeliveryMode = gombu.Transient
 					if err := p.Publish(ctx, &message); err != nil {
 						return err
 					}
@@ -187,11 +218,11 @@ func manyPublishers(ctx context.Context, b *broker, x int, length time.Duration)
 func manyWaiting(ctx context.Context, b *broker, x int, length time.Duration) (f contender.Figures, err error) {
 	err = b.with(func(conn *gombu.Conn) error {
 		queues := names(1)
-		if err := declared(ctx, conn, queues); err != nil {
+		if err := b.declared(ctx, conn, queues); err != nil {
 			return err
 		}
 		to := toQueues(queues, make([]byte, body))
-		if err := fill(ctx, conn, x, to); err != nil {
+		if err := b.fill(ctx, conn, queues[0], x, to); err != nil {
 			return err
 		}
 		f, err = b.endToEnd(ctx, conn, length, contender.Backlog, queues, to)
@@ -204,7 +235,7 @@ func manyWaiting(ctx context.Context, b *broker, x int, length time.Duration) (f
 func manyBytes(ctx context.Context, b *broker, x int, length time.Duration) (f contender.Figures, err error) {
 	err = b.with(func(conn *gombu.Conn) error {
 		queues := names(1)
-		if err := declared(ctx, conn, queues); err != nil {
+		if err := b.declared(ctx, conn, queues); err != nil {
 			return err
 		}
 		ahead := min(contender.Backlog, max(20, underWay/x))

@@ -25,11 +25,11 @@ type sender struct {
 
 	mu      sync.Mutex
 	ch      *channel
-	returns chan amqp091.Return // of ch
-	judged  bool                // pending has its fates: ch is over
-	closed  bool                // by Close: no other channel follows
-	pending []sent              // not yet answered, oldest first, all on ch; at most cfg.Window
-	back    []sent              // the array that pending is in, from its start
+	returns *returns // of ch; nil without confirms
+	judged  bool     // pending has its fates: ch is over
+	closed  bool     // by Close: no other channel follows
+	pending []sent   // not yet answered, oldest first, all on ch; at most cfg.Window
+	back    []sent   // the array that pending is in, from its start
 }
 
 // sent is a message on its way, without the caller's memory.
@@ -68,14 +68,14 @@ func (s *session) OpenSender(ctx context.Context, cfg driver.SenderConfig) (driv
 
 // open gives n a channel, its first or the next after one that is over.
 func (n *sender) open(ctx context.Context) error {
-	var returns chan amqp091.Return
+	var back *returns
 	ch, err := n.s.open(ctx, "open sender", "", func(c *channel) error {
 		if n.cfg.NoConfirm {
 			return nil
 		}
-		// Room for a return of each unanswered message: amqp091 drops one that
-		// finds no room for 5 s, and the message would pass for delivered.
-		returns = c.NotifyReturn(make(chan amqp091.Return, n.cfg.Window))
+		back = newReturns()
+		c.NotifyReturn(back.in)
+		n.s.wg.Go(back.keep) // inside a spawned call: Close already waits
 		return c.Confirm(false)
 	})
 	if err != nil {
@@ -83,7 +83,7 @@ func (n *sender) open(ctx context.Context) error {
 	}
 	n.mu.Lock()
 	closed := n.closed
-	n.ch, n.returns, n.judged = ch, returns, false
+	n.ch, n.returns, n.judged = ch, back, false
 	n.mu.Unlock()
 	tell(n.news) // Outcomes looks at the channel before
 	if closed {
@@ -293,9 +293,30 @@ func (n *sender) wait(ctx context.Context, ch *channel, over bool) error {
 // collect moves answered messages to dst. The confirms are read before the
 // returns, which come first: so each confirm seen has its return here too.
 func (n *sender) collect(dst []driver.Receipt) (count int, ch *channel, over bool) {
+	count, ch, back, over := n.look(len(dst))
+	var list []amqp091.Return
+	if back != nil && (count > 0 || over) {
+		list = back.take()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	ch = n.ch
+	if n.ch != ch { // which was over and had nothing unanswered
+		return 0, ch, over
+	}
+	n.markReturned(list)
+	if over && !n.judged {
+		n.judge()
+		n.judged = true
+	}
+	n.take(dst[:count])
+	return count, ch, over
+}
+
+// look marks the answered messages, most of them at the most.
+func (n *sender) look(most int) (count int, ch *channel, back *returns, over bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ch, back = n.ch, n.returns
 	select {
 	case <-ch.over:
 		over = true
@@ -304,18 +325,12 @@ func (n *sender) collect(dst []driver.Receipt) (count int, ch *channel, over boo
 	for i := range n.pending {
 		if m := &n.pending[i]; n.isAnswered(m, over) {
 			m.answered = true
-			if count++; count == len(dst) {
+			if count++; count == most {
 				break
 			}
 		}
 	}
-	n.markReturned()
-	if over && !n.judged {
-		n.judge()
-		n.judged = true
-	}
-	n.take(dst[:count])
-	return count, ch, over
+	return count, ch, back, over
 }
 
 // push adds m to the unanswered; n.mu is held.
