@@ -18,11 +18,9 @@ import (
 // from the oldest ever moved, which name the claims.
 type ownList struct {
 	queue, list string
-	ref         string // <owner>:<list>, Tag.Ref
-	key, source string // with the prefix
-
-	// What is sent again and again.
-	begin, move, base, length, look rueidis.Completed
+	ref         string  // <owner>:<list>, Tag.Ref
+	key, source string  // with the prefix
+	taking      *taking // who takes alone has it; nil: nothing was taken yet
 
 	// Guarded by store.mu.
 	open     map[uint64]held // by position
@@ -61,15 +59,25 @@ func (s *store) ownList(list string) *ownList {
 			key: s.keys.own(s.env.Owner, list), source: s.keys.full(list),
 			open: map[uint64]held{}, chunk: firstChunk,
 		}
-		ledger := s.keys.ledger(s.env.Owner)
-		l.begin = s.command("HSETNX", ledger, "b:"+list, "0").Pin()
-		l.move = s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin()
-		l.base = s.command("HGET", ledger, "b:"+list).Pin()
-		l.length = s.command("LLEN", l.key).Pin()
-		l.look = s.command("LLEN", l.source).Pin()
 		s.own[list] = l
 	}
 	return l
+}
+
+// taking is what each take from a list sends: begin, a move for each message, base and length.
+type taking struct{ begin, move, base, length rueidis.Completed }
+
+func (s *store) takingOf(l *ownList) *taking {
+	if l.taking == nil {
+		ledger, base := s.keys.ledger(s.env.Owner), "b:"+l.list
+		l.taking = &taking{
+			begin:  s.command("HSETNX", ledger, base, "0").Pin(),
+			move:   s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin(),
+			base:   s.command("HGET", ledger, base).Pin(),
+			length: s.command("LLEN", l.key).Pin(),
+		}
+	}
+	return l.taking
 }
 
 // Claim takes what there is: step by step, and within a step queue by queue in
@@ -282,14 +290,15 @@ func (s *store) take(takes []take, looks []*source, noAck bool, lists []string) 
 			cmds = append(cmds, s.command("RPOP", t.ownList.source, strconv.Itoa(t.n)))
 			continue
 		}
-		cmds = append(cmds, t.begin)
+		c := s.takingOf(t.ownList)
+		cmds = append(cmds, c.begin)
 		for range t.n {
-			cmds = append(cmds, t.move)
+			cmds = append(cmds, c.move)
 		}
-		cmds = append(cmds, t.base, t.length)
+		cmds = append(cmds, c.base, c.length)
 	}
 	for _, l := range looks {
-		cmds = append(cmds, l.look)
+		cmds = append(cmds, s.command("LLEN", l.ownList.source))
 	}
 	known := len(cmds)
 	for _, t := range takes {
