@@ -83,7 +83,7 @@ func (c *Config) broker(ctx context.Context, b *broker, tell func(Row) error) er
 			return fmt.Errorf("%s: %w", k.name, err)
 		}
 	}
-	for _, f := range []func(context.Context, *broker, func(Row) error) error{c.footprint, c.start, c.idle} {
+	for _, f := range []func(context.Context, *broker, func(Row) error) error{c.footprint, c.start, c.idle, c.waiting} {
 		if err := f(ctx, b, tell); err != nil {
 			return err
 		}
