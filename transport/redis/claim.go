@@ -21,10 +21,12 @@ type ownList struct {
 	ref         string // <owner>:<list>, Tag.Ref
 	key, source string // with the prefix
 	move        rueidis.Completed
+	belief      *belief // about source
 
 	// Guarded by store.mu.
 	open     map[uint64]held // by position
 	top      uint64          // the newest that is accounted for
+	low      uint64          // up to here none is open
 	mirrored uint64          // up to here claims are in Kombu's unacked too
 	chunk    int             // how many to ask for: grows while the list fills it
 	size     int             // of the largest text of the last chunk
@@ -57,10 +59,42 @@ func (s *store) ownList(list string) *ownList {
 			key: s.keys.own(s.env.Owner, list), source: s.keys.full(list),
 			open: map[uint64]held{}, chunk: firstChunk,
 		}
+		l.belief = s.track.of(l.source)
 		l.move = s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin()
 		s.own[list] = l
 	}
 	return l
+}
+
+// wanted are the lists of each want. One that names no queue has none, which is
+// told; some says whether there is any, and else wrong why not.
+func (s *store) wanted(wants []virtual.Want) (lists [][]*ownList, some bool, wrong error) {
+	lists = make([][]*ownList, len(wants))
+	s.mu.Lock()
+	for i := range wants {
+		lists[i] = s.wants[wants[i].Queue]
+	}
+	s.mu.Unlock()
+	for i := range wants {
+		if lists[i] != nil {
+			some = true
+			continue
+		}
+		queue := wants[i].Queue
+		if err := s.keys.checkQueue("claim", queue); err != nil {
+			wrong = err
+			s.warnOnce(queue, "nothing is consumed, this is no queue: "+err.Error())
+			continue
+		}
+		some = true
+		for _, list := range s.keys.lists(queue) {
+			lists[i] = append(lists[i], s.ownList(list))
+		}
+		s.mu.Lock()
+		s.wants[queue] = lists[i]
+		s.mu.Unlock()
+	}
+	return lists, some, wrong
 }
 
 // Claim takes what there is: step by step, and within a step queue by queue in
@@ -68,25 +102,31 @@ func (s *store) ownList(list string) *ownList {
 // Python peer that waits is always served before. A want that names no queue is
 // told and left out; when there is no other, the error is ErrInvalid.
 func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual.Claim) (int, error) {
-	sources, err := s.sources(r.Wants, len(dst))
-	if len(sources) == 0 {
-		return 0, err
+	lists, some, wrong := s.wanted(r.Wants)
+	if !some || len(dst) == 0 {
+		return 0, wrong
 	}
-	lists := listKeys(sources)
-	if r.Again && s.track.believed(lists) {
-		return 0, s.Err()
-	}
-	for deadline, inVain := time.Now().Add(r.Wait), false; ; inVain = true {
+	// Who comes again, or waits, is told by the server what changes: what it has
+	// not told of need not be looked at.
+	told := r.Again || r.Wait > 0
+	for deadline, inVain := time.Now().Add(r.Wait), false; ; {
 		if r.Wait > 0 {
 			if err := s.await(ctx, lists, deadline, inVain); err != nil {
 				return 0, err
 			}
 		}
+		sources := s.sources(r.Wants, lists, len(dst), told)
+		if len(sources) == 0 {
+			if time.Now().Before(deadline) {
+				continue
+			}
+			return 0, s.Err()
+		}
 		claims, err := call(ctx, s, "claim", driver.ErrUnavailable, func() ([]virtual.Claim, error) {
 			if err := s.beginTaking(); err != nil {
 				return nil, err
 			}
-			got, err := s.gather(slices.Clone(sources), len(dst), r, lists)
+			got, err := s.gather(slices.Clone(sources), len(dst), r, told)
 			if err != nil {
 				s.endTaking()
 			}
@@ -106,6 +146,7 @@ func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual
 		case len(claims) > 0 || !time.Now().Before(deadline):
 			return copy(dst, claims), nil
 		}
+		inVain = true
 	}
 }
 
@@ -128,6 +169,7 @@ type source struct {
 	*ownList
 	want *int // how many more of this queue
 	have int  // how many are there: unknown until looked at, many while every chunk is full
+	told bool // the server was asked to tell of it
 }
 
 const (
@@ -135,34 +177,29 @@ const (
 	many    = int(^uint(0) >> 1)
 )
 
-// sources are the lists of wants; an error is about one that is no queue.
-func (s *store) sources(wants []virtual.Want, limit int) ([]source, error) {
+// sources are the lists of wants to look at, step by step.
+func (s *store) sources(wants []virtual.Want, lists [][]*ownList, limit int, told bool) (out []source) {
 	left := make([]int, len(wants))
-	perQueue := make([][]string, len(wants))
-	var wrong error
-	for i, w := range wants {
-		if err := s.keys.checkQueue("claim", w.Queue); err != nil {
-			wrong = err
-			s.warnOnce(w.Queue, "nothing is consumed, this is no queue: "+err.Error())
-			continue
-		}
-		left[i], perQueue[i] = min(w.Max, limit), s.keys.lists(w.Queue)
+	for i := range wants {
+		left[i] = min(wants[i].Max, limit)
 	}
-	var out []source
+	all := !told || !s.track.on.Load()
+	s.track.mu.Lock()
+	defer s.track.mu.Unlock()
 	for step := range s.keys.steps {
-		for i := range wants {
-			if left[i] > 0 {
-				out = append(out, source{s.ownList(perQueue[i][step]), &left[i], unknown})
+		for i, of := range lists {
+			if left[i] > 0 && of != nil && (all || of[step].belief.state != emptyList) {
+				out = append(out, source{of[step], &left[i], unknown, false})
 			}
 		}
 	}
-	return out, wrong
+	return out
 }
 
 // gather claims in rounds: the first takes from the first list and looks at
 // the rest, the next takes what was seen. Inside call.
-// With a request that waits, the first round also asks whether anything is left.
-func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest, lists []string) ([]virtual.Claim, error) {
+// Told: it also asks, of lists that it expects to leave empty, whether they are.
+func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest, told bool) ([]virtual.Claim, error) {
 	wants := map[*int]*int{} // a copy: a repeated Claim starts anew
 	for i := range sources {
 		if wants[sources[i].want] == nil {
@@ -173,16 +210,16 @@ func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest, list
 	sources[0].have = many
 	var out []virtual.Claim
 	bytes := 0
-	if r.Wait <= 0 {
-		lists = nil
-	}
 	for range maxRounds {
 		takes, looks := s.plan(sources, limit-len(out), r.MaxBytes, bytes)
 		if len(takes) == 0 {
 			break
 		}
-		got, err := s.take(takes, looks, r.NoAck, lists)
-		lists = nil
+		var ask []*ownList
+		if told && s.track.on.Load() {
+			ask = drained(sources, takes, r.Wait > 0)
+		}
+		got, err := s.take(takes, looks, r.NoAck, ask)
 		for i := range got {
 			bytes += len(got[i].Raw)
 		}
@@ -199,6 +236,23 @@ func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest, list
 		_, _ = s.tick(0) // what fails now is done by the next heartbeat
 	}
 	return out, nil
+}
+
+// drained are the lists that are expected to be empty after takes, each once:
+// those that are taken whole, and those that were. Who was asleep is mostly woken
+// by a lonely message: then it is all of them.
+func drained(sources []source, takes []take, all bool) (lists []*ownList) {
+	for i := range takes {
+		if t := &takes[i]; t.have != many && t.n >= t.have {
+			t.told, lists = true, append(lists, t.ownList)
+		}
+	}
+	for i := range sources {
+		if src := &sources[i]; !src.told && (all || src.have == 0) {
+			src.told, lists = true, append(lists, src.ownList)
+		}
+	}
+	return lists
 }
 
 // A take is how many to move from one list.
@@ -241,7 +295,7 @@ func (s *store) plan(sources []source, room, maxBytes, bytes int) (takes []take,
 // messages have. It makes the owner known again before it moves, so that even
 // the claims of a fenced one, paused until now, are found and given back.
 // Lists, if any, are asked for behind the transaction.
-func (s *store) take(takes []take, looks []*source, noAck bool, lists []string) ([]virtual.Claim, error) {
+func (s *store) take(takes []take, looks []*source, noAck bool, lists []*ownList) ([]virtual.Claim, error) {
 	cmds := []rueidis.Completed{
 		s.command("GET", s.keys.alive(s.env.Owner)),
 		s.command("ZADD", s.keys.owners(), "NX", "0", s.env.Owner),
@@ -273,9 +327,8 @@ func (s *store) take(takes []take, looks []*source, noAck bool, lists []string) 
 	if err != nil {
 		return nil, err
 	}
-	if n := len(more); n > 0 {
-		left, err := more[n-1].AsInt64()
-		s.heard(lists, left, err)
+	if len(more) > 0 {
+		_, _ = s.heard(lists, more) // what was not answered is not believed
 	}
 	if rueidis.IsRedisNil(answers[0].Error()) && !noAck {
 		return nil, s.fenced()
@@ -320,6 +373,9 @@ func (s *store) moved(t *take, p *parser) ([]virtual.Claim, bool) {
 	t.taken(texts, t.n)
 	out := make([]virtual.Claim, len(texts))
 	now := time.Now()
+	if len(texts) > 0 {
+		s.hurry()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.learn(texts, t.n)

@@ -8,23 +8,24 @@ func TestABeliefEnds(t *testing.T) {
 	var k tracker
 	k.init()
 	k.on.Store(true)
-	lists := []string{"a", "b"}
+	lists := []*ownList{{belief: k.of("a")}, {belief: k.of("b")}}
+	believed := func() bool { return len(k.open([][]*ownList{lists})) == 0 }
 	k.asking(lists)
 	k.answered(lists, true)
-	if !k.believed(lists) {
+	if !believed() {
 		t.Fatal("not believed")
 	}
 	k.asking(lists) // one asks, and another, of whom the first answer is late
 	k.asking(lists)
 	k.answered(lists, false)
 	k.answered(lists, true)
-	if k.believed(lists) {
+	if believed() {
 		t.Fatal("an older answer is believed")
 	}
 	k.asking(lists)
 	k.changed(nil)
 	k.answered(lists, true)
-	if k.believed(lists) {
+	if believed() {
 		t.Fatal("an answer from before the news is believed")
 	}
 }
