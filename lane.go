@@ -59,7 +59,7 @@ func newLane(c *Conn, kind driver.SenderConfig) *lane {
 // inline publishes on the caller's goroutine, for transports that never block.
 func (l *lane) inline(ctx context.Context, p *Producer, m *Message) error {
 	var out driver.Outgoing
-	if err := p.prepare(m, &out); err != nil {
+	if _, err := p.prepare(m, &out); err != nil {
 		return err
 	}
 	for {

@@ -42,11 +42,13 @@ type held struct {
 }
 
 // Chunks of a claim: the first is small, because one call may not hold the
-// server up whatever the size of the messages.
+// server up whatever the size of the messages, and because a message that comes
+// alone shall not wait for many moves that find nothing.
 const (
-	firstChunk = 8
-	lastChunk  = 512
-	maxRounds  = 32
+	firstChunk  = 2
+	chunkGrowth = 4
+	lastChunk   = 512
+	maxRounds   = 32
 )
 
 func (s *store) ownList(list string) *ownList {
@@ -279,13 +281,18 @@ func (s *store) plan(sources []source, room, maxBytes, bytes int) (takes []take,
 		}
 		bound := src.chunk
 		if maxBytes > 0 && src.size > 0 {
-			bound = min(bound, max(1, (maxBytes-bytes)/src.size))
+			bound = min(bound, (maxBytes-bytes)/src.size)
+			if bytes == 0 && len(takes) == 0 {
+				bound = max(bound, 1) // one at least
+			}
 		}
 		if n > bound {
 			n, cut = bound, true
 		}
-		takes = append(takes, take{src, n})
-		room -= n
+		if n > 0 {
+			takes = append(takes, take{src, n})
+			room -= n
+		}
 	}
 	return takes, looks
 }
@@ -425,8 +432,8 @@ func (src *source) taken(texts []string, asked int) {
 // learn sizes the next chunk. Under store.mu.
 func (l *ownList) learn(texts []string, asked int) {
 	if len(texts) == asked && asked == l.chunk {
-		l.chunk = min(2*l.chunk, lastChunk)
-	} else if len(texts) < l.chunk/4 {
+		l.chunk = min(chunkGrowth*l.chunk, lastChunk)
+	} else if len(texts) < asked && len(texts) <= l.chunk/4 {
 		l.chunk = max(l.chunk/2, firstChunk)
 	}
 	if len(texts) > 0 {

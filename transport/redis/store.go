@@ -34,6 +34,8 @@ type store struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 	slots  chan struct{} // commands in flight
+	jobs   chan func()   // without a buffer: taken by a goroutine that is idle
+	idle   atomic.Int32  // such goroutines, maxIdle at most
 	taking chan struct{} // capacity 1: see beginTaking
 	wg     sync.WaitGroup
 	stop   chan struct{}  // closed by Close: beat and sweeper end
@@ -161,6 +163,33 @@ func (s *store) spawn(f func()) bool {
 	return true
 }
 
+// maxIdle is how many goroutines wait for the next command: one that is new has
+// to grow its stack first, which takes longer than the command's way there.
+const maxIdle = 2
+
+// work is spawn on a goroutine that may be there already.
+func (s *store) work(f func()) bool {
+	select {
+	case s.jobs <- f:
+		return true
+	default:
+	}
+	return s.spawn(func() {
+		f()
+		for s.idle.Add(1) <= maxIdle {
+			select {
+			case f = <-s.jobs:
+				s.idle.Add(-1)
+				f()
+				f = nil
+			case <-s.done:
+				return
+			}
+		}
+		s.idle.Add(-1)
+	})
+}
+
 // call runs f, which talks to the server, on a goroutine of the session and
 // waits for it under ctx; on the caller's own when ctx never ends. The goroutine is what makes a call end with its
 // context: rueidis waits for room in its queue, and for a stalled socket,
@@ -232,7 +261,7 @@ func callOnce[T any](ctx context.Context, s *store, op string, kind error, f fun
 		err error
 	}
 	answers, gone := make(chan answer), make(chan struct{})
-	started := s.spawn(func() {
+	started := s.work(func() {
 		v, err := run()
 		select {
 		case answers <- answer{v, err}:
