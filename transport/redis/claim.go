@@ -18,13 +18,16 @@ import (
 // from the oldest ever moved, which name the claims.
 type ownList struct {
 	queue, list string
-	ref         string // <owner>:<list>, Tag.Ref
-	key, source string // with the prefix
-	move        rueidis.Completed
-	belief      *belief // about source
+	source      string // with the prefix
+	belief      belief // about source
+
+	// Set by enlist, for good.
+	ref, key string // <owner>:<list>, Tag.Ref; and with the prefix
+	base     string // its field of the ledger
+	move     rueidis.Completed
 
 	// Guarded by store.mu.
-	open     map[uint64]held // by position
+	open     map[uint64]held // by position; nil: nothing was ever claimed
 	top      uint64          // the newest that is accounted for
 	low      uint64          // up to here none is open
 	mirrored uint64          // up to here claims are in Kombu's unacked too
@@ -56,17 +59,29 @@ func (s *store) ownList(list string) *ownList {
 	defer s.mu.Unlock()
 	l := s.own[list]
 	if l == nil {
-		l = &ownList{
-			queue: s.keys.queueOf(list), list: list, ref: s.env.Owner + ":" + list,
-			key: s.keys.own(s.env.Owner, list), source: s.keys.full(list),
-			open: map[uint64]held{}, chunk: firstChunk,
-		}
-		l.belief = s.track.of(l.source)
-		l.move = s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin()
+		l = &ownList{queue: s.keys.queueOf(list), list: list, source: s.keys.full(list), chunk: firstChunk}
+		s.track.know(l)
 		s.own[list] = l
 	}
 	return l
 }
+
+// enlist is the command that makes an own list known, before anything is moved
+// there. Most lists are of a priority that nobody uses, and never have more than
+// a name.
+func (s *store) enlist(l *ownList) rueidis.Completed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !l.used() {
+		l.open = map[uint64]held{}
+		l.ref, l.base, l.key = s.env.Owner+":"+l.list, "b:"+l.list, s.keys.own(s.env.Owner, l.list)
+		l.move = s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin()
+	}
+	return s.command("HSETNX", s.keys.ledger(s.env.Owner), l.base, "0")
+}
+
+// used: something may have been claimed. Under store.mu.
+func (l *ownList) used() bool { return l.open != nil }
 
 // wanted are the lists of each want. One that names no queue has none, which is
 // told; some says whether there is any, and else wrong why not.
@@ -235,7 +250,9 @@ func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest, told
 		}
 	}
 	if s.cfg.Mirror == MirrorAlways && len(out) > 0 && !r.NoAck {
-		_, _ = s.tick(0) // what fails now is done by the next heartbeat
+		if r, err := s.tick(0); err == nil && r.stray != 0 { // what fails now is done by the next heartbeat
+			s.unlisted.Store(true)
+		}
 	}
 	return out, nil
 }
@@ -261,6 +278,13 @@ func drained(sources []source, takes []take, all bool) (lists []*ownList) {
 type take struct {
 	*source
 	n int
+}
+
+func (t *take) moves(cmds []rueidis.Completed) []rueidis.Completed {
+	for range t.n {
+		cmds = append(cmds, t.move)
+	}
+	return cmds
 }
 
 // plan asks of each list in turn as many as there are and are wanted; behind a
@@ -307,20 +331,21 @@ func (s *store) take(takes []take, looks []*source, noAck bool, lists []*ownList
 		s.command("GET", s.keys.alive(s.env.Owner)),
 		s.command("ZADD", s.keys.owners(), "NX", "0", s.env.Owner),
 	}
-	ledger := s.keys.ledger(s.env.Owner)
+	bases := append(make([]string, 0, 2+len(takes)), "HMGET", s.keys.ledger(s.env.Owner))
 	for _, t := range takes {
 		if noAck {
 			cmds = append(cmds, s.command("RPOP", t.ownList.source, strconv.Itoa(t.n)))
 			continue
 		}
-		cmds = append(cmds, s.command("HSETNX", ledger, "b:"+t.list, "0"))
-		for range t.n {
-			cmds = append(cmds, t.move)
-		}
-		cmds = append(cmds, s.command("HGET", ledger, "b:"+t.list), s.command("LLEN", t.key))
+		cmds = append(cmds, s.enlist(t.ownList))
+		cmds = append(t.moves(cmds), s.command("LLEN", t.key))
+		bases = append(bases, t.base)
 	}
 	for _, l := range looks {
 		cmds = append(cmds, s.command("LLEN", l.ownList.source))
+	}
+	if !noAck {
+		cmds = append(cmds, s.command(bases...))
 	}
 	known := len(cmds)
 	for _, t := range takes {
@@ -344,12 +369,18 @@ func (s *store) take(takes []take, looks []*source, noAck bool, lists []*ownList
 		s.unlisted.Store(true)
 	}
 	p := &parser{answers: answers[2:known]}
+	before := &parser{} // how many of each own list were settled and trimmed
+	if !noAck {
+		before.answers, err = answers[known-1].ToArray()
+		p.fail(err)
+	}
 	var out []virtual.Claim
 	for i := range takes {
 		if noAck {
 			out = append(out, s.popped(&takes[i], p)...)
 		} else {
-			claims, whole := s.moved(&takes[i], p)
+			claims, whole := s.moved(&takes[i], p, before.number())
+			p.fail(before.err)
 			if !whole && p.err == nil {
 				return nil, s.rolledBack()
 			}
@@ -368,7 +399,7 @@ func (s *store) take(takes []take, looks []*source, noAck bool, lists []*ownList
 // moved reads what one take brought and opens the claims; false when the own
 // list, or its place in the ledger, is not what it was: the positions would name
 // other claims.
-func (s *store) moved(t *take, p *parser) ([]virtual.Claim, bool) {
+func (s *store) moved(t *take, p *parser, base int64) ([]virtual.Claim, bool) {
 	p.next() // HSETNX
 	texts := make([]string, 0, t.n)
 	for range t.n {
@@ -376,7 +407,7 @@ func (s *store) moved(t *take, p *parser) ([]virtual.Claim, bool) {
 			texts = append(texts, text)
 		}
 	}
-	top := uint64(p.number() + p.number()) // settled and trimmed, and still there
+	top := uint64(base + p.number()) // settled and trimmed, and still there
 	t.taken(texts, t.n)
 	out := make([]virtual.Claim, len(texts))
 	now := time.Now()

@@ -107,16 +107,11 @@ func (t *tracker) remove(w *waiter) {
 	delete(t.waiters, w)
 }
 
-// of is the belief about a list. Who holds it reads it under mu.
-func (t *tracker) of(key string) *belief {
+// know has a list's belief end with any news of it.
+func (t *tracker) know(l *ownList) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	b := t.lists[key]
-	if b == nil {
-		b = new(belief)
-		t.lists[key] = b
-	}
-	return b
+	t.lists[l.source] = &l.belief
 }
 
 // asking is called before the server is asked, in a way that tracks them,

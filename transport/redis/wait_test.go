@@ -8,7 +8,10 @@ func TestABeliefEnds(t *testing.T) {
 	var k tracker
 	k.init()
 	k.on.Store(true)
-	lists := []*ownList{{belief: k.of("a")}, {belief: k.of("b")}}
+	lists := []*ownList{{source: "a"}, {source: "b"}}
+	for _, l := range lists {
+		k.know(l)
+	}
 	believed := func() bool { return len(k.open([][]*ownList{lists})) == 0 }
 	k.asking(lists)
 	k.answered(lists, true)
