@@ -9,7 +9,7 @@ import (
 // A batch is handed over in pieces, so that the broker has something to do while
 // the rest is encoded: of so many messages or, when they are large, bytes.
 const (
-	pieceMost  = 50
+	pieceMost  = 128
 	pieceBytes = 64 << 10
 )
 

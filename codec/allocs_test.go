@@ -4,7 +4,7 @@ package codec
 
 import "testing"
 
-// A body costs one allocation to write. To read it costs that of each long
+// A body costs one allocation to write, none where there is room. To read it costs that of each long
 // string, one for every KiB of short ones, and what is asked for: the struct,
 // the maps. (With -race a sync.Pool forgets at random.)
 func TestAllocations(t *testing.T) {
@@ -19,6 +19,10 @@ func TestAllocations(t *testing.T) {
 		}
 		if n := testing.AllocsPerRun(50, func() { _, _ = c.Encode(v) }); n > 1 {
 			t.Errorf("%s: %v allocations to write, want 1", kind, n)
+		}
+		room, r := make([]byte, 0, 64<<10), New()
+		if n := testing.AllocsPerRun(50, func() { _, _, _, _ = r.Append(room, "json", v) }); n > 0 {
+			t.Errorf("%s: %v allocations to write into room, want none", kind, n)
 		}
 	}
 }

@@ -13,76 +13,6 @@ import (
 	"github.com/gombu/gombu/virtual"
 )
 
-// An ownList is this owner's claims out of one list of Kombu's: moved there by
-// LMOVE, so that at no moment a message is nowhere, and at positions counted
-// from the oldest ever moved, which name the claims.
-type ownList struct {
-	queue, list string
-	source      string // with the prefix
-	belief      belief // about source
-
-	// Set by enlist, for good.
-	ref, key string // <owner>:<list>, Tag.Ref; and with the prefix
-	base     string // its field of the ledger
-	move     rueidis.Completed
-
-	// Guarded by store.mu.
-	open     map[uint64]held // by position; nil: nothing was ever claimed
-	top      uint64          // the newest that is accounted for
-	low      uint64          // up to here none is open
-	mirrored uint64          // up to here claims are in Kombu's unacked too
-	chunk    int             // how many to ask for: grows while the list fills it
-	size     int             // of the largest text of the last chunk
-}
-
-// held is an open claim.
-type held struct {
-	at     time.Time
-	size   int
-	text   string // until it is judged
-	judged bool
-	good   bool // it may be mirrored
-}
-
-// Chunks of a claim: the first is small, because one call may not hold the
-// server up whatever the size of the messages, and because a message that comes
-// alone shall not wait for many moves that find nothing.
-const (
-	firstChunk  = 2
-	chunkGrowth = 4
-	lastChunk   = 512
-	maxRounds   = 32
-)
-
-func (s *store) ownList(list string) *ownList {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := s.own[list]
-	if l == nil {
-		l = &ownList{queue: s.keys.queueOf(list), list: list, source: s.keys.full(list), chunk: firstChunk}
-		s.track.know(l)
-		s.own[list] = l
-	}
-	return l
-}
-
-// enlist is the command that makes an own list known, before anything is moved
-// there. Most lists are of a priority that nobody uses, and never have more than
-// a name.
-func (s *store) enlist(l *ownList) rueidis.Completed {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !l.used() {
-		l.open = map[uint64]held{}
-		l.ref, l.base, l.key = s.env.Owner+":"+l.list, "b:"+l.list, s.keys.own(s.env.Owner, l.list)
-		l.move = s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin()
-	}
-	return s.command("HSETNX", s.keys.ledger(s.env.Owner), l.base, "0")
-}
-
-// used: something may have been claimed. Under store.mu.
-func (l *ownList) used() bool { return l.open != nil }
-
 // wanted are the lists of each want. One that names no queue has none, which is
 // told; some says whether there is any, and else wrong why not.
 func (s *store) wanted(wants []virtual.Want) (lists [][]*ownList, some bool, wrong error) {
@@ -280,11 +210,39 @@ type take struct {
 	n int
 }
 
-func (t *take) moves(cmds []rueidis.Completed) []rueidis.Completed {
-	for range t.n {
-		cmds = append(cmds, t.move)
+// moves are the commands of takes, behind those that look at the fence and make
+// the owner known.
+func (s *store) moves(takes []take, noAck bool) []rueidis.Completed {
+	n := 4
+	for i := range takes {
+		n += takes[i].n + 3
+	}
+	cmds := append(make([]rueidis.Completed, 0, n), s.fixed.fence, s.fixed.known)
+	for _, t := range takes {
+		if noAck {
+			cmds = append(cmds, s.command("RPOP", t.ownList.source, strconv.Itoa(t.n)))
+			continue
+		}
+		s.enlist(t.ownList)
+		cmds = append(cmds, t.begin)
+		for range t.n {
+			cmds = append(cmds, t.move)
+		}
+		cmds = append(cmds, t.length)
 	}
 	return cmds
+}
+
+// places asks how many of each own list were settled and trimmed.
+func (s *store) places(takes []take) rueidis.Completed {
+	if len(takes) == 1 {
+		return takes[0].place
+	}
+	args := append(make([]string, 0, 2+len(takes)), "HMGET", s.keys.ledger(s.env.Owner))
+	for _, t := range takes {
+		args = append(args, t.base)
+	}
+	return s.command(args...)
 }
 
 // plan asks of each list in turn as many as there are and are wanted; behind a
@@ -327,25 +285,16 @@ func (s *store) plan(sources []source, room, maxBytes, bytes int) (takes []take,
 // the claims of a fenced one, paused until now, are found and given back.
 // Lists, if any, are asked for behind the transaction.
 func (s *store) take(takes []take, looks []*source, noAck bool, lists []*ownList) ([]virtual.Claim, error) {
-	cmds := []rueidis.Completed{
-		s.command("GET", s.keys.alive(s.env.Owner)),
-		s.command("ZADD", s.keys.owners(), "NX", "0", s.env.Owner),
-	}
-	bases := append(make([]string, 0, 2+len(takes)), "HMGET", s.keys.ledger(s.env.Owner))
-	for _, t := range takes {
-		if noAck {
-			cmds = append(cmds, s.command("RPOP", t.ownList.source, strconv.Itoa(t.n)))
-			continue
-		}
-		cmds = append(cmds, s.enlist(t.ownList))
-		cmds = append(t.moves(cmds), s.command("LLEN", t.key))
-		bases = append(bases, t.base)
-	}
+	cmds := s.moves(takes, noAck)
 	for _, l := range looks {
-		cmds = append(cmds, s.command("LLEN", l.ownList.source))
+		if l.used() { // enlist runs nowhere else meanwhile
+			cmds = append(cmds, l.look)
+		} else {
+			cmds = append(cmds, s.command("LLEN", l.ownList.source))
+		}
 	}
 	if !noAck {
-		cmds = append(cmds, s.command(bases...))
+		cmds = append(cmds, s.places(takes))
 	}
 	known := len(cmds)
 	for _, t := range takes {
@@ -457,21 +406,6 @@ func (src *source) taken(texts []string, asked int) {
 		src.have = 0
 	case src.have != many:
 		src.have -= len(texts)
-	}
-}
-
-// learn sizes the next chunk. Under store.mu.
-func (l *ownList) learn(texts []string, asked int) {
-	if len(texts) == asked && asked == l.chunk {
-		l.chunk = min(chunkGrowth*l.chunk, lastChunk)
-	} else if len(texts) < asked && len(texts) <= l.chunk/4 {
-		l.chunk = max(l.chunk/2, firstChunk)
-	}
-	if len(texts) > 0 {
-		l.size = 0
-		for _, t := range texts {
-			l.size = max(l.size, len(t))
-		}
 	}
 }
 

@@ -57,6 +57,7 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 		return nil, err
 	}
 	s.build = s.link.client.B()
+	s.fix()
 	s.fanout.init(s)
 	first := s.link
 	first.watch(func(err error) { s.lostLink(first, err) })

@@ -22,9 +22,10 @@ type store struct {
 	keys  keys
 	env   driver.Env
 	build rueidis.Builder // of commands, whatever connection they go over
-	link  *link           // another one after relink, which holds all slots then; elsewhere read under mu
-	run   string          // the server's run id and our client id there, what the alive key says; changes with link
-	gen   int             // connections so far, beat's own
+	fixed fixed
+	link  *link  // another one after relink, which holds all slots then; elsewhere read under mu
+	run   string // the server's run id and our client id there, what the alive key says; changes with link
+	gen   int    // connections so far, beat's own
 
 	longest int  // settled positions of an own list, beside twice what is open
 	claims  bool // it consumes: an owner with a heartbeat
@@ -298,6 +299,20 @@ func (s *store) command(args ...string) rueidis.Completed {
 	return s.build.Arbitrary(args...).Build()
 }
 
+// fixed are commands that are sent again and again. fence and known are those of
+// take.
+type fixed struct {
+	multi, exec, caching, fence, known rueidis.Completed
+}
+
+func (s *store) fix() {
+	s.fixed = fixed{
+		multi: s.command("MULTI").Pin(), exec: s.command("EXEC").Pin(), caching: s.command("CLIENT", "CACHING", "YES").Pin(),
+		fence: s.command("GET", s.keys.alive(s.env.Owner)).Pin(),
+		known: s.command("ZADD", s.keys.owners(), "NX", "0", s.env.Owner).Pin(),
+	}
+}
+
 // multi runs commands in one transaction and returns what each answered. Under
 // the session's context; for use inside call.
 func (s *store) multi(cmds ...rueidis.Completed) ([]rueidis.RedisMessage, error) {
@@ -309,7 +324,7 @@ func (s *store) multi(cmds ...rueidis.Completed) ([]rueidis.RedisMessage, error)
 // round trip, and their answers.
 func (s *store) multiAnd(cmds, more []rueidis.Completed) ([]rueidis.RedisMessage, []rueidis.RedisResult, error) {
 	all := make([]rueidis.Completed, 0, len(cmds)+2+len(more))
-	all = append(append(append(all, s.command("MULTI")), cmds...), s.command("EXEC"))
+	all = append(append(append(all, s.fixed.multi), cmds...), s.fixed.exec)
 	results := s.link.client.DoMulti(s.ctx, append(all, more...)...)
 	end := len(cmds) + 2
 	answers, err := execAnswer(results[:end])

@@ -320,7 +320,7 @@ func (s *store) question(lists []*ownList) (cmds []rueidis.Completed) {
 	}
 	s.track.asking(lists)
 	for some := range slices.Chunk(lists, askTogether) {
-		cmds = append(cmds, s.command("CLIENT", "CACHING", "YES"), s.exists(some))
+		cmds = append(cmds, s.fixed.caching, s.exists(some))
 	}
 	return cmds
 }
