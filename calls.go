@@ -57,6 +57,13 @@ func (l *lane) call(p *Producer, m *Message) (*call, error) {
 	return k, nil
 }
 
+// trim lets go of a large copy.
+func (k *call) trim() {
+	if cap(k.own) > 64<<10 {
+		k.own = nil
+	}
+}
+
 // unsent is what is known of a call that is not sent again.
 func (k *call) unsent() error {
 	if k.maybe {

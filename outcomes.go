@@ -17,6 +17,8 @@ func (l *lane) answer(k *call, err error) {
 	late := k.state == left
 	k.state = over
 	err = k.outcome(err)
+	k.out.Body = nil // a Pending that nobody waits for may keep it long
+	k.trim()
 	l.mu.Unlock()
 	k.p.end()
 	<-l.room

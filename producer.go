@@ -57,6 +57,7 @@ type Producer struct {
 	mu      sync.Mutex
 	pending int           // published and unanswered
 	idle    chan struct{} // closed when pending falls to zero; nil: nobody waits
+	blanks  []Pending     // for those to come
 }
 
 // Producer makes a producer; nil cfg is the zero one. No network is used
@@ -96,9 +97,9 @@ func (p *Producer) Publish(ctx context.Context, m *Message) error {
 // room (Config.MaxPending) only; an error means that nothing was or will be
 // sent. Get the outcome from Pending.Wait, or of all from Flush.
 func (p *Producer) PublishAsync(ctx context.Context, m *Message) (*Pending, error) {
-	w := &Pending{}
+	var until time.Time
 	if r := p.cfg.Retry; r != nil && r.Timeout > 0 {
-		w.until = time.Now().Add(r.Timeout)
+		until = time.Now().Add(r.Timeout)
 	}
 	ctx, cancel := p.budget(ctx)
 	defer cancel()
@@ -106,15 +107,33 @@ func (p *Producer) PublishAsync(ctx context.Context, m *Message) (*Pending, erro
 		return nil, err
 	}
 	if p.c.feature.Inline {
+		w := p.blank()
 		w.err = p.lane.inline(ctx, p, m)
 		return w, nil
 	}
-	k, err := p.lane.enqueue(ctx, p, m, w.until)
+	k, err := p.lane.enqueue(ctx, p, m, until)
 	if err != nil {
 		return nil, err
 	}
-	w.k = k
+	w := p.blank()
+	w.k, w.until = k, until
 	return w, nil
+}
+
+// pendings is how many of them are allocated at once: few enough that one which
+// is kept long does not hold much memory.
+const pendings = 8
+
+// blank returns a Pending that nobody has had: it is its caller's for ever.
+func (p *Producer) blank() *Pending {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.blanks) == 0 {
+		p.blanks = make([]Pending, pendings)
+	}
+	w := &p.blanks[0]
+	p.blanks = p.blanks[1:]
+	return w
 }
 
 // Pending is the outcome of a PublishAsync to come. Its methods may be called

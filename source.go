@@ -23,7 +23,7 @@ type source struct {
 	done   chan struct{}
 	before *source // of the same queue, cancelled and not done yet; nil: none
 
-	moving     chan struct{} // cap 1: holds a token while copies are published or taken
+	moving     chan struct{} // cap 1: holds a token while copies are published or taken; made with the retrier
 	unreadable atomic.Bool   // the retry queue: reading it is denied
 	suspects   suspects
 
@@ -39,7 +39,7 @@ func (r *run) add(queue string) {
 	if before != nil && before.ctx.Err() == nil || !r.begun || r.intake.Err() != nil {
 		return
 	}
-	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), moving: make(chan struct{}, 1), done: make(chan struct{}), before: before}
+	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), done: make(chan struct{}), before: before}
 	s.ctx, s.stop = context.WithCancelCause(r.intake)
 	r.sources[queue] = s
 	r.aux.Go(s.loop)
@@ -100,51 +100,81 @@ func (s *source) loop() {
 		<-s.before.done // it gives back what is first in the queue
 		s.before = nil
 	}
-	r := s.run
 	for first, tries := true, 0; s.ctx.Err() == nil; {
-		sess, err := r.c.consume.get(s.ctx, "consume")
-		if err != nil {
-			if s.ctx.Err() == nil {
-				r.fail(err)
-			}
-			return
-		}
-		rc := s.config(sess)
-		if rc.Prefetch == 0 { // paused, maybe while there was no session: brokers take 0 for no limit
-			select {
-			case <-s.resume:
-			case <-s.ctx.Done():
-			}
-			continue
-		}
-		rx, err := sess.OpenReceiver(s.ctx, rc)
-		if err != nil {
-			if s.ctx.Err() == nil && first && sess.ctx.Err() == nil && (final(err) || errors.Is(err, ErrConflict)) {
-				r.fail(err)
-				return
-			}
-			tries++
-			r.c.log.Debug("gombu: subscribing", "queue", s.queue, "err", err)
-			_ = pause(s.ctx, (&RetryPolicy{}).wait(tries))
+		rec, err := s.subscribe(first)
+		if rec == nil {
+			s.unsubscribed(err, &tries)
 			continue
 		}
 		first = false
 		began := time.Now()
-		rec := s.enter(sess, rx, rc.Prefetch)
-		err = s.receive(rec)
-		s.leave()
-		if s.ctx.Err() != nil {
-			s.drain(rec)
-			return
+		if rec.pull != nil {
+			err = s.stand(rec)
+		} else {
+			err = s.receive(rec)
 		}
-		s.lose(rec, err)
-		if tries++; time.Since(began) >= steady {
-			tries = 0
-		}
-		if tries > 1 {
-			_ = pause(s.ctx, (&RetryPolicy{}).wait(tries-1))
-		}
+		s.left(rec, err, began, &tries)
 	}
+}
+
+// unsubscribed waits before the next try, after err; nil: there is none to wait for.
+func (s *source) unsubscribed(err error, tries *int) {
+	if err == nil {
+		return
+	}
+	*tries++
+	s.run.c.log.Debug("gombu: subscribing", "queue", s.queue, "err", err)
+	s.rest(*tries)
+}
+
+// left clears up after a subscription that stood since began.
+func (s *source) left(rec *reception, err error, began time.Time, tries *int) {
+	s.leave()
+	if s.ctx.Err() != nil {
+		s.drain(rec)
+		return
+	}
+	s.lose(rec, err)
+	if *tries++; time.Since(began) >= steady {
+		*tries = 0
+	}
+	if *tries > 1 {
+		s.rest(*tries - 1)
+	}
+}
+
+// rest is the wait after so many tries.
+func (s *source) rest(tries int) { _ = pause(s.ctx, (&RetryPolicy{}).wait(tries)) }
+
+// subscribe makes the subscription that stands; nil without an error when there
+// is to be none, or not yet. An error is worth another try. Apart from loop, whose
+// stack sleeps for as long as the consumer does.
+func (s *source) subscribe(first bool) (*reception, error) {
+	r := s.run
+	sess, err := r.c.consume.get(s.ctx, "consume")
+	if err != nil {
+		if s.ctx.Err() == nil {
+			r.fail(err) // which ends s too
+		}
+		return nil, nil
+	}
+	rc := s.config(sess)
+	if rc.Prefetch == 0 { // paused, maybe while there was no session: brokers take 0 for no limit
+		select {
+		case <-s.resume:
+		case <-s.ctx.Done():
+		}
+		return nil, nil
+	}
+	rx, err := sess.OpenReceiver(s.ctx, rc)
+	if err != nil && s.ctx.Err() == nil && first && sess.ctx.Err() == nil && (final(err) || errors.Is(err, ErrConflict)) {
+		r.fail(err)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.enter(sess, rx, rc.Prefetch), nil
 }
 
 func (s *source) config(sess *session) driver.ReceiverConfig {
@@ -184,6 +214,7 @@ func (s *source) reception(sess *session, rx driver.Receiver, prefetch int) *rec
 	if !s.run.cfg.FinishLost {
 		rec.unhook = context.AfterFunc(sess.ctx, func() { rec.lost(context.Cause(sess.ctx)) })
 	}
+	rec.pull = newPuller(rec)
 	return rec
 }
 
@@ -200,34 +231,22 @@ const slabSize = 16
 
 // receive hands deliveries to the workers until the subscription or s ends.
 func (s *source) receive(rec *reception) error {
-	most := min(max(s.run.k.prefetch(s.queue), 1), 256)
-	dst := make([]driver.Incoming, min(most, 4)) // an idle consumer needs no more
-	var spare []Delivery                         // one allocation serves several messages
-	var ds []*Delivery
+	most := min(max(s.run.k.prefetch(s.queue), 1), maxBatch)
+	dst := make([]driver.Incoming, 1) // an idle consumer needs no more
 	for {
 		n, err := rec.rx.Receive(s.ctx, dst)
 		if n > 0 {
-			if len(spare) < n {
-				spare = make([]Delivery, max(n, slabSize))
-			}
-			slab := spare[:n:n]
-			spare = spare[n:]
+			b := baskets.Get().(*basket)
+			ds := b.fill(dst[:n], rec)
 			rec.took(n)
-			ds = ds[:0]
-			for i := range slab {
-				slab[i].fill(&dst[i], rec)
-				dst[i] = driver.Incoming{}
-				if !s.run.twins.hold(&slab[i]) {
-					ds = append(ds, &slab[i])
-				}
-			}
-			if !s.run.jobs.push(ds) {
+			if !s.run.jobs.push(rec, ds, nil) {
 				rec.settleAll(ds, driver.Release)
 			}
 			clear(ds)
+			baskets.Put(b)
 		}
 		if n == len(dst) && n < most {
-			dst = make([]driver.Incoming, min(2*n, most))
+			dst = make([]driver.Incoming, min(4*n, most))
 		}
 		if err != nil {
 			return err

@@ -16,10 +16,14 @@ import (
 
 const growthFile = "growth.jsonl"
 
-// grow measures what Gombu costs as things become many, and keeps the rows in
-// place of those of the last time.
+// grow measures what Gombu costs as things become many, in the tables that were
+// asked for, and keeps the rows in place of those of the last time.
 func grow(ctx context.Context, o *options, log io.Writer) (err error) {
 	if err := os.MkdirAll(o.results, 0o755); err != nil {
+		return err
+	}
+	before, err := readGrowth(o.results)
+	if err != nil {
 		return err
 	}
 	f, err := os.Create(filepath.Join(o.results, growthFile))
@@ -31,32 +35,47 @@ func grow(ctx context.Context, o *options, log io.Writer) (err error) {
 	if o.smoke {
 		c = growth.Quick()
 	}
+	c.Only = func(broker, table string) bool { return o.suite.MatchString(broker + ": " + table) }
 	lines := json.NewEncoder(f)
+	for _, r := range before {
+		if !c.Only(r.Broker, r.Table) {
+			if err := lines.Encode(r); err != nil {
+				return err
+			}
+		}
+	}
 	return growth.Run(ctx, c, func(r growth.Row) error {
 		fmt.Fprintf(log, "  %s, %s at %s: %.2f %s %s\n", r.Broker, r.Table, r.At, r.Value, r.Unit, r.Note)
 		return lines.Encode(r)
 	})
 }
 
-// writeGrowth writes the rows that there are.
-func writeGrowth(b *strings.Builder, dir string) error {
+// readGrowth reads the rows that there are.
+func readGrowth(dir string) (rows []growth.Row, err error) {
 	f, err := os.Open(filepath.Join(dir, growthFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	var rows []growth.Row
 	for lines := json.NewDecoder(f); ; {
 		var r growth.Row
 		if err := lines.Decode(&r); errors.Is(err, io.EOF) {
-			break
+			return rows, nil
 		} else if err != nil {
-			return fmt.Errorf("%s: %w", growthFile, err)
+			return nil, fmt.Errorf("%s: %w", growthFile, err)
 		}
 		rows = append(rows, r)
+	}
+}
+
+// writeGrowth writes the rows that there are.
+func writeGrowth(b *strings.Builder, dir string) error {
+	rows, err := readGrowth(dir)
+	if err != nil || len(rows) == 0 {
+		return err
 	}
 	b.WriteString("\n## Growth\n")
 	growth.Table(b, rows)

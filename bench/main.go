@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gombu/gombu/bench/codecs"
 	"github.com/gombu/gombu/bench/contender"
 	"github.com/gombu/gombu/bench/memory"
 	"github.com/gombu/gombu/bench/rabbitmq"
@@ -23,7 +24,7 @@ import (
 
 // all are the suites, in the order in which they run.
 func all() []contender.Suite {
-	return slices.Concat(rabbitmq.Suites(), redis.Suites(), memory.Suites())
+	return slices.Concat(rabbitmq.Suites(), redis.Suites(), memory.Suites(), codecs.Suites())
 }
 
 type options struct {
@@ -64,7 +65,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.StringVar(&o.results, "results", "bench/results", "`folder` of the results; runs that are there are not run again")
 	f.StringVar(&o.doc, "doc", "docs/benchmarks.md", "`file` that the report of all suites is written to; empty: none")
 	f.BoolVar(&o.list, "list", false, "list suites and contenders")
-	f.BoolVar(&o.growth, "growth", false, "measure how costs grow with queues, bindings, publishers, waiting messages, bytes and consumers, and no suite")
+	f.BoolVar(&o.growth, "growth", false, "measure how costs grow with queues, bindings, publishers, waiting messages, bytes and consumers, and no suite; -suite then picks tables, as \"memory: queues\"")
 	f.BoolVar(&o.smoke, "smoke", false, "run everything for a moment, and judge nothing")
 	f.BoolVar(&o.reportOnly, "report", false, "run nothing: print and write the report of the results")
 	f.BoolVar(&o.keep, "keep", false, "use results of other revisions too")
@@ -93,6 +94,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return child(ctx, all(), stdin, stdout)
 	}
 	suites := pick(all(), o)
+	if o.growth {
+		suites = all() // the tables of growth are picked
+	}
 	switch {
 	case len(suites) == 0:
 		return errors.New("no suite has such a name, or none of its contenders has")

@@ -2,7 +2,11 @@
 
 package codec
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/gombu/gombu/internal/specimen"
+)
 
 // A body costs one allocation to write, none where there is room. To read it costs that of each long
 // string, one for every KiB of short ones, and what is asked for: the struct,
@@ -10,7 +14,7 @@ import "testing"
 func TestAllocations(t *testing.T) {
 	c := JSON()
 	for kind, most := range map[string]float64{"string": 3, "escapes": 3, "fields": 30, "numbers": 16} {
-		body, v := bodies()[kind], structs(kind)
+		body, v := specimen.Body(kind), structs(kind)
 		if n := testing.AllocsPerRun(50, func() { _ = c.Decode(body, structs(kind)) }); n > most {
 			t.Errorf("%s: %v allocations to read, want at most %v", kind, n, most)
 		}

@@ -117,8 +117,8 @@ type Lister interface {
 type Puller interface {
 	// OpenPuller opens a receiver without a subscription, which has no prefetch.
 	// Its Receive asks the broker once and returns 0, nil when there is nothing;
-	// ErrNotFound: no such queue, and the receiver is over. A message that came
-	// after ctx's end is the next one received.
+	// ErrNotFound, of either: no such queue, and the receiver is over. A message
+	// that came after ctx's end is the next one received.
 	OpenPuller(ctx context.Context, queue string) (Receiver, error)
 }
 
@@ -234,6 +234,16 @@ type (
 	// publishes, waits for the outcome, and acks.
 	Mover interface {
 		Move(ctx context.Context, m []Move) error
+	}
+	// A TryReceiver need not be waited for: receiving never blocks on a socket.
+	TryReceiver interface {
+		// Notify has ready called, from any goroutine and under no lock, when another
+		// TryReceive is worth it after one that did not fill dst, maybe before that
+		// returns; with the error when the receiver is over. It may be called
+		// more often. Notify is called once, before anything is received.
+		Notify(ready func(error))
+		// TryReceive is Receive without the wait: n may be 0.
+		TryReceive(dst []Incoming) (n int, err error)
 	}
 )
 

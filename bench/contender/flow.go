@@ -11,21 +11,25 @@ const Backlog = 1000
 // goroutine may use it.
 type Flow struct {
 	sent, done, waiting atomic.Int64
+	most                int64
 	wake                chan struct{}
 }
 
 // NewFlow returns a Flow.
-func NewFlow() *Flow { return &Flow{wake: make(chan struct{}, 1)} }
+func NewFlow() *Flow { return NewFlowOf(Backlog) }
+
+// NewFlowOf returns a Flow of another length than Backlog; for large messages.
+func NewFlowOf(most int) *Flow { return &Flow{most: int64(most), wake: make(chan struct{}, 1)} }
 
 // Take is called before each publish. It says false when m is over.
 func (f *Flow) Take(m *Meter) bool {
 	f.sent.Add(1)
-	if f.ahead() <= Backlog {
+	if f.ahead() <= f.most {
 		return !m.Over()
 	}
 	f.waiting.Add(1)
 	defer f.waiting.Add(-1)
-	for f.ahead() > Backlog/2 {
+	for f.ahead() > f.most/2 {
 		select {
 		case <-f.wake:
 		case <-m.Finished():
@@ -39,7 +43,7 @@ func (f *Flow) Take(m *Meter) bool {
 // Done is called after n messages were handled.
 func (f *Flow) Done(n int) {
 	f.done.Add(int64(n))
-	if f.waiting.Load() > 0 && f.ahead() <= Backlog/2 {
+	if f.waiting.Load() > 0 && f.ahead() <= f.most/2 {
 		f.nudge()
 	}
 }

@@ -3,6 +3,7 @@ package contender
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -32,7 +33,6 @@ type Figures struct {
 type Meter struct {
 	job      Job
 	count    atomic.Int64
-	end      atomic.Int64 // nanoseconds after start
 	begin    reading
 	figures  Figures
 	mu       sync.Mutex
@@ -43,9 +43,7 @@ type Meter struct {
 
 // NewMeter returns the meter of a job.
 func NewMeter(job Job) *Meter {
-	m := &Meter{job: job, finished: make(chan struct{})}
-	m.end.Store(int64(time.Hour))
-	return m
+	return &Meter{job: job, finished: make(chan struct{})}
 }
 
 // A reading is the state of all counters.
@@ -53,9 +51,10 @@ type reading struct {
 	at                      time.Time
 	client, server, machine time.Duration
 	mallocs                 uint64
+	count                   int64
 }
 
-// Start begins: everything is connected and nothing has been done yet.
+// Start begins: everything is connected. What was added before is not measured.
 func (m *Meter) Start() error {
 	r, err := m.read()
 	if err != nil {
@@ -63,8 +62,7 @@ func (m *Meter) Start() error {
 	}
 	m.begin = r
 	if m.job.For > 0 {
-		m.end.Store(int64(m.job.For))
-		time.AfterFunc(m.job.For, m.finish)
+		time.AfterFunc(m.job.For, m.End)
 	}
 	return nil
 }
@@ -73,7 +71,7 @@ func (m *Meter) Start() error {
 // acknowledged for the rest.
 func (m *Meter) Add(n int) {
 	if total := m.count.Add(int64(n)); m.job.Messages > 0 && total >= int64(m.job.Messages) {
-		m.finish()
+		m.End()
 	}
 }
 
@@ -84,7 +82,8 @@ func (m *Meter) Took(d time.Duration) {
 	m.latency = append(m.latency, d)
 }
 
-func (m *Meter) finish() { m.once.Do(func() { close(m.finished) }) }
+// End makes it over, whatever was to be done.
+func (m *Meter) End() { m.once.Do(func() { close(m.finished) }) }
 
 // Finished is closed when the time is over or all messages are done.
 func (m *Meter) Finished() <-chan struct{} { return m.finished }
@@ -107,7 +106,7 @@ func (m *Meter) Stop() error {
 	}
 	b := m.begin
 	f := Figures{
-		Messages: int(m.count.Load()), Elapsed: r.at.Sub(b.at), Client: r.client - b.client, Server: r.server - b.server,
+		Messages: int(r.count - b.count), Elapsed: r.at.Sub(b.at), Client: r.client - b.client, Server: r.server - b.server,
 		Allocs: r.mallocs - b.mallocs,
 	}
 	f.Foreign = max(0, r.machine-b.machine-f.Client-f.Server)
@@ -144,7 +143,7 @@ func (m *Meter) read() (reading, error) {
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &use); err != nil {
 		return reading{}, err
 	}
-	r := reading{at: time.Now(), mallocs: mem.Mallocs, client: time.Duration(use.Utime.Nano() + use.Stime.Nano())}
+	r := reading{at: time.Now(), mallocs: mem.Mallocs, count: m.count.Load(), client: time.Duration(use.Utime.Nano() + use.Stime.Nano())}
 	var err error
 	if r.machine, err = machine(); err != nil {
 		return r, err
@@ -181,26 +180,27 @@ func machine() (time.Duration, error) {
 	return sum, nil
 }
 
-// process is the CPU time of a process.
+// process is the CPU time of the threads of a process, to the nanosecond: what
+// stat says of the whole is in ticks, and some windows are short.
 func process(pid int) (time.Duration, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, err
-	}
-	_, rest, _ := strings.Cut(string(b), ") ") // the name may hold anything
-	f := strings.Fields(rest)                  // from the state on
-	if len(f) < 13 {
-		return 0, fmt.Errorf("/proc/%d/stat: %q", pid, b)
+	names, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/schedstat")
+	if err == nil && len(names) == 0 {
+		err = fmt.Errorf("process %d has no schedstat", pid)
 	}
 	var sum time.Duration
-	for _, text := range f[11:13] { // utime, stime
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+	for _, name := range names {
+		b, gone := os.ReadFile(name)
+		if gone != nil {
+			continue // a thread that has ended
 		}
-		sum += time.Duration(n) * tick
+		ran, _, _ := strings.Cut(string(b), " ")
+		n, err := strconv.ParseInt(ran, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", name, err)
+		}
+		sum += time.Duration(n)
 	}
-	return sum, nil
+	return sum, err
 }
 
 // live is the memory of what is in use.

@@ -94,7 +94,7 @@ func TestFlowKeepsPublishersBack(t *testing.T) {
 	for range Backlog / 2 {
 		<-taken
 	}
-	m.finish()
+	m.End()
 	wg.Wait()
 	if ahead := f.ahead(); ahead > Backlog+4 {
 		t.Error(ahead)

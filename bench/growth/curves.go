@@ -4,16 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
+	"time"
 
 	"github.com/gombu/gombu"
 	"github.com/gombu/gombu/bench/contender"
 )
 
 const (
-	body  = 256 // bytes, where size is not what grows
-	batch = 100
+	body     = 256 // bytes, where size is not what grows
+	batch    = 100
+	underWay = 32 << 20 // bytes
+
+	// retryLook is how long RabbitMQ takes to say that a queue has no retry queue.
+	retryLook = 2 * time.Millisecond
 )
 
 func names(n int) []string {
@@ -24,7 +27,8 @@ func names(n int) []string {
 	return all
 }
 
-func declared(ctx context.Context, conn *gombu.Conn, queues []string) error {
+func (b *broker) declared(ctx context.Context, conn *gombu.Conn, queues []string) error {
+	b.used = max(b.used, len(queues))
 	var t gombu.Topology
 	for _, q := range queues {
 		t.Queues = append(t.Queues, gombu.Queue{Name: q})
@@ -41,110 +45,109 @@ func (b *broker) with(f func(*gombu.Conn) error) error {
 	return errors.Join(f(conn), conn.Close())
 }
 
-// publishing publishes n messages in batches; to says where the i-th goes.
-func publishing(ctx context.Context, conn *gombu.Conn, n int, to func(i int) gombu.Message, flow func() bool) error {
-	p := conn.Producer(nil)
-	ms := make([]*gombu.Message, 0, batch)
-	for i := 0; i < n; {
-		ms = ms[:0]
-		for len(ms) < batch && i < n {
-			if flow != nil && !flow() {
-				return nil
-			}
+// publishing publishes in batches while more says so; to says where the i-th
+// message goes, done is told of each batch. RabbitMQ is not to wait for its disk.
+func (b *broker) publishing(ctx context.Context, conn *gombu.Conn, cfg *gombu.ProducerConfig, size int, to func(i int) gombu.Message, more func() bool, done func(int)) error {
+	p := conn.Producer(cfg)
+	ms := make([]*gombu.Message, 0, size)
+	for i := 0; ; {
+		for len(ms) < size && more() {
 			m := to(i)
+			if b.remote() {
+				m.DeliveryMode = gombu.Transient
+			}
 			ms = append(ms, &m)
 			i++
+		}
+		if len(ms) == 0 {
+			return nil
 		}
 		if err := p.PublishBatch(ctx, ms, nil); err != nil {
 			return err
 		}
+		done(len(ms))
+		clear(ms)
+		ms = ms[:0]
 	}
-	return nil
+}
+
+// fill publishes n messages, to one queue.
+func (b *broker) fill(ctx context.Context, conn *gombu.Conn, queue string, n int, to func(i int) gombu.Message) error {
+	left := n
+	more := func() bool { left--; return left >= 0 }
+	if !b.remote() {
+		return b.publishing(ctx, conn, nil, batch, to, more, func(int) {})
+	}
+	// Confirms would take longer than all that is measured.
+	if err := b.publishing(ctx, conn, &gombu.ProducerConfig{NoConfirm: true}, batch, to, more, func(int) {}); err != nil {
+		return err
+	}
+	for {
+		if info, err := conn.Inspect(ctx, queue); err != nil || info.Ready >= n {
+			return err
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 func toQueues(queues []string, payload []byte) func(int) gombu.Message {
 	return func(i int) gombu.Message { return gombu.Message{Queue: queues[i%len(queues)], Body: payload} }
 }
 
-func (b *broker) meter(n int) *contender.Meter {
-	return contender.NewMeter(contender.Job{Work: contender.EndToEnd, Messages: n, ServerPIDs: b.pids()})
+// publish measures publishing what nobody consumes.
+func (b *broker) publish(ctx context.Context, conn *gombu.Conn, length time.Duration, to func(int) gombu.Message) (contender.Figures, error) {
+	return b.window(ctx, length, nil, func(ctx context.Context, m *contender.Meter) error {
+		return b.publishing(ctx, conn, nil, batch, to, func() bool { return !m.Over() }, m.Add)
+	})
 }
 
-// endToEnd publishes n messages while a consumer handles n.
-func (b *broker) endToEnd(ctx context.Context, conn *gombu.Conn, n int, queues []string, to func(int) gombu.Message) (contender.Figures, error) {
-	m, flow := b.meter(n), contender.NewFlow()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+// endToEnd measures publishing while a consumer handles, which is never further
+// behind than ahead messages.
+func (b *broker) endToEnd(ctx context.Context, conn *gombu.Conn, length time.Duration, ahead int, queues []string, to func(int) gombu.Message) (contender.Figures, error) {
+	flow := contender.NewFlowOf(ahead)
 	k := conn.Consumer(gombu.ConsumerConfig{Queues: queues, Prefetch: 100})
-	over := make(chan error, 2)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		over <- k.Run(ctx, func(context.Context, *gombu.Delivery) error {
+	consume := func(ctx context.Context, m *contender.Meter) error {
+		return k.Run(ctx, func(context.Context, *gombu.Delivery) error {
 			flow.Done(1)
 			m.Add(1)
 			return nil
 		})
-	})
-	err := k.Ready(ctx)
-	if err == nil {
-		err = m.Start()
 	}
-	if err == nil {
-		wg.Go(func() {
-			if err := publishing(ctx, conn, n, to, func() bool { return flow.Take(m) }); err != nil {
-				over <- err
-			}
-		})
-		select {
-		case <-m.Finished():
-			err = m.Stop()
-		case err = <-over:
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		}
-	}
-	m.Add(n) // whoever waits for the consumer goes home
-	cancel()
-	wg.Wait()
-	return m.Figures(), err
-}
-
-func manyQueues(ctx context.Context, b *broker, x, n int) (f contender.Figures, err error) {
-	err = b.with(func(conn *gombu.Conn) error {
-		queues := names(x)
-		if err := declared(ctx, conn, queues); err != nil {
+	ready := func(ctx context.Context) error {
+		if err := k.Ready(ctx); err != nil || !b.remote() {
 			return err
 		}
-		f, err = b.endToEnd(ctx, conn, n, queues, toQueues(queues, make([]byte, body)))
+		return pause(ctx, time.Duration(len(queues))*retryLook) // a start, not a message
+	}
+	return b.window(ctx, length, ready, consume, func(ctx context.Context, m *contender.Meter) error {
+		if err := k.Ready(ctx); err != nil {
+			return err
+		}
+		return b.publishing(ctx, conn, nil, max(1, ahead*batch/contender.Backlog), to, func() bool { return flow.Take(m) }, func(int) {})
+	})
+}
+
+func manyQueues(ctx context.Context, b *broker, x int, length time.Duration) (f contender.Figures, err error) {
+	err = b.with(func(conn *gombu.Conn) error {
+		queues := names(x)
+		if err := b.declared(ctx, conn, queues); err != nil {
+			return err
+		}
+		f, err = b.endToEnd(ctx, conn, length, contender.Backlog, queues, toQueues(queues, make([]byte, body)))
 		return err
 	})
 	return f, err
 }
 
-// measured publishes n messages that nobody consumes.
-func (b *broker) measured(ctx context.Context, conn *gombu.Conn, n int, to func(int) gombu.Message) (contender.Figures, error) {
-	if err := publishing(ctx, conn, batch, to, nil); err != nil { // the first ones connect
-		return contender.Figures{}, err
-	}
-	m := b.meter(n)
-	if err := m.Start(); err != nil {
-		return contender.Figures{}, err
-	}
-	if err := publishing(ctx, conn, n, to, nil); err != nil {
-		return contender.Figures{}, err
-	}
-	m.Add(n)
-	err := m.Stop()
-	return m.Figures(), err
-}
-
-func manyQueuesPublish(ctx context.Context, b *broker, x, n int) (f contender.Figures, err error) {
+func manyQueuesPublish(ctx context.Context, b *broker, x int, length time.Duration) (f contender.Figures, err error) {
 	err = b.with(func(conn *gombu.Conn) error {
 		queues := names(x)
-		if err := declared(ctx, conn, queues); err != nil {
+		if err := b.declared(ctx, conn, queues); err != nil {
 			return err
 		}
-		f, err = b.measured(ctx, conn, n, toQueues(queues, make([]byte, body)))
+		f, err = b.publish(ctx, conn, length, toQueues(queues, make([]byte, body)))
 		return err
 	})
 	return f, err
@@ -152,11 +155,12 @@ func manyQueuesPublish(ctx context.Context, b *broker, x, n int) (f contender.Fi
 
 // manyBindings has x keys bound, to ten queues, and publishes to all of them in
 // turn; each message reaches one queue.
-func manyBindings(kind string) func(context.Context, *broker, int, int) (contender.Figures, error) {
-	return func(ctx context.Context, b *broker, x, n int) (f contender.Figures, err error) {
+func manyBindings(kind string) func(context.Context, *broker, int, time.Duration) (contender.Figures, error) {
+	return func(ctx context.Context, b *broker, x int, length time.Duration) (f contender.Figures, err error) {
 		err = b.with(func(conn *gombu.Conn) error {
 			t := gombu.Topology{Exchanges: []gombu.Exchange{{Name: "growth", Type: kind}}}
 			queues := names(10)
+			b.used = len(queues)
 			for _, q := range queues {
 				t.Queues = append(t.Queues, gombu.Queue{Name: q})
 			}
@@ -173,7 +177,7 @@ func manyBindings(kind string) func(context.Context, *broker, int, int) (contend
 				return err
 			}
 			payload := make([]byte, body)
-			f, err = b.measured(ctx, conn, n, func(i int) gombu.Message {
+			f, err = b.publish(ctx, conn, length, func(i int) gombu.Message {
 				return gombu.Message{Exchange: "growth", Key: keys[i%x], Body: payload}
 			})
 			return err
@@ -183,65 +187,59 @@ func manyBindings(kind string) func(context.Context, *broker, int, int) (contend
 }
 
 // manyPublishers publish one by one, at once.
-func manyPublishers(ctx context.Context, b *broker, x, n int) (f contender.Figures, err error) {
+func manyPublishers(ctx context.Context, b *broker, x int, length time.Duration) (f contender.Figures, err error) {
 	err = b.with(func(conn *gombu.Conn) error {
 		queues := names(1)
-		if err := declared(ctx, conn, queues); err != nil {
+		if err := b.declared(ctx, conn, queues); err != nil {
 			return err
 		}
-		p, to, m := conn.Producer(nil), toQueues(queues, make([]byte, body)), b.meter(n)
-		if err := publishing(ctx, conn, 1, to, nil); err != nil {
-			return err
-		}
-		if err := m.Start(); err != nil {
-			return err
-		}
-		var wg sync.WaitGroup
-		var next atomic.Int64
-		errs := make([]error, x)
-		for i := range errs {
-			wg.Go(func() {
-				for errs[i] == nil && next.Add(1) <= int64(n) {
+		p, to := conn.Producer(nil), toQueues(queues, make([]byte, body))
+		tasks := make([]task, x)
+		for i := range tasks {
+			tasks[i] = func(ctx context.Context, m *contender.Meter) error {
+				for !m.Over() {
 					message := to(0)
-					errs[i] = p.Publish(ctx, &message)
+					message.DeliveryMode = gombu.Transient
+					if err := p.Publish(ctx, &message); err != nil {
+						return err
+					}
+					m.Add(1)
 				}
-			})
+				return nil
+			}
 		}
-		wg.Wait()
-		m.Add(n)
-		if err := m.Stop(); err != nil {
-			return err
-		}
-		f = m.Figures()
-		return errors.Join(errs...)
-	})
-	return f, err
-}
-
-// manyWaiting has x messages in the queue before, and as many afterwards.
-func manyWaiting(ctx context.Context, b *broker, x, n int) (f contender.Figures, err error) {
-	err = b.with(func(conn *gombu.Conn) error {
-		queues := names(1)
-		if err := declared(ctx, conn, queues); err != nil {
-			return err
-		}
-		to := toQueues(queues, make([]byte, body))
-		if err := publishing(ctx, conn, x, to, nil); err != nil {
-			return err
-		}
-		f, err = b.endToEnd(ctx, conn, n, queues, to)
+		f, err = b.window(ctx, length, nil, tasks...)
 		return err
 	})
 	return f, err
 }
 
-func manyBytes(ctx context.Context, b *broker, x, n int) (f contender.Figures, err error) {
+// manyWaiting has x messages in the queue before, and as many afterwards.
+func manyWaiting(ctx context.Context, b *broker, x int, length time.Duration) (f contender.Figures, err error) {
 	err = b.with(func(conn *gombu.Conn) error {
 		queues := names(1)
-		if err := declared(ctx, conn, queues); err != nil {
+		if err := b.declared(ctx, conn, queues); err != nil {
 			return err
 		}
-		f, err = b.endToEnd(ctx, conn, n, queues, toQueues(queues, make([]byte, x)))
+		to := toQueues(queues, make([]byte, body))
+		if err := b.fill(ctx, conn, queues[0], x, to); err != nil {
+			return err
+		}
+		f, err = b.endToEnd(ctx, conn, length, contender.Backlog, queues, to)
+		return err
+	})
+	return f, err
+}
+
+// manyBytes keeps no more than some MB under way.
+func manyBytes(ctx context.Context, b *broker, x int, length time.Duration) (f contender.Figures, err error) {
+	err = b.with(func(conn *gombu.Conn) error {
+		queues := names(1)
+		if err := b.declared(ctx, conn, queues); err != nil {
+			return err
+		}
+		ahead := min(contender.Backlog, max(20, underWay/x))
+		f, err = b.endToEnd(ctx, conn, length, ahead, queues, toQueues(queues, make([]byte, x)))
 		return err
 	})
 	return f, err

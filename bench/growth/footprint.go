@@ -25,35 +25,52 @@ func inUse() float64 {
 // footprint is the memory of idle consumers, a queue each, and of connections,
 // each with a session to publish and one with a consumer.
 func (c *Config) footprint(ctx context.Context, b *broker, tell func(Row) error) error {
-	var consumer, connection, library float64
+	var inside, consumer, library, connection float64
 	err := b.with(func(conn *gombu.Conn) (err error) {
-		consumer, err = c.consumers(ctx, conn)
+		if b.remote() {
+			if inside, err = c.channels(ctx, b, conn); err != nil {
+				return err
+			}
+		}
+		consumer, err = c.consumers(ctx, b, conn)
 		return err
 	})
+	switch {
+	case err != nil || b.s == nil:
+	case b.remote():
+		library, err = c.links(ctx, b.s.URL())
+	default:
+		library, err = c.clients(b.s.Addr())
+	}
 	if err == nil {
 		connection, err = c.connections(ctx, b)
-	}
-	if err == nil && b.s != nil {
-		library, err = c.clients(b.s.Addr())
 	}
 	if err != nil {
 		return fmt.Errorf("footprint: %w", err)
 	}
-	if err := tell(Row{Table: "memory", Broker: b.name, At: "an idle consumer", Value: consumer / 1024, Unit: "KiB", Limit: 20}); err != nil {
-		return err
+	for _, r := range []Row{beyond("an idle consumer", consumer, inside, 20), beyond("a connection", connection, library, 256)} {
+		r.Table, r.Broker, r.Unit = "memory", b.name, "KiB"
+		if err := tell(r); err != nil {
+			return err
+		}
 	}
-	r := Row{Table: "memory", Broker: b.name, At: "a connection", Value: (connection - library) / 1024, Unit: "KiB", Limit: 256}
+	return nil
+}
+
+// beyond is what we take over what the client library does.
+func beyond(at string, all, library, limit float64) Row {
+	r := Row{At: at, Value: (all - library) / 1024, Limit: limit}
 	if library > 0 {
 		r.Note = fmt.Sprintf("beyond %.0f of the client library", library/1024)
 	}
-	return tell(r)
+	return r
 }
 
 // consumers is what one idle consumer more takes, of many: its Run, and the
 // goroutine that it is called on.
-func (c *Config) consumers(ctx context.Context, conn *gombu.Conn) (grown float64, err error) {
+func (c *Config) consumers(ctx context.Context, b *broker, conn *gombu.Conn) (grown float64, err error) {
 	queues := names(c.Many + 1)
-	if err := declared(ctx, conn, queues); err != nil {
+	if err := b.declared(ctx, conn, queues); err != nil {
 		return 0, err
 	}
 	ks := make([]*gombu.Consumer, len(queues))
@@ -89,7 +106,7 @@ func (c *Config) connections(ctx context.Context, b *broker) (grown float64, err
 		if conns[i], err = b.open(); err != nil {
 			return 0, err
 		}
-		if err := declared(ctx, conns[i], queues[i:i+1]); err != nil {
+		if err := b.declared(ctx, conns[i], queues[i:i+1]); err != nil {
 			return 0, err
 		}
 		ks[i] = conns[i].Consumer(gombu.ConsumerConfig{Queues: queues[i : i+1]})
@@ -147,7 +164,7 @@ func (c *Config) start(ctx context.Context, b *broker, tell func(Row) error) err
 		began := time.Now()
 		err := b.with(func(conn *gombu.Conn) error {
 			queues := []string{fmt.Sprintf("growth-start-%d", i)}
-			if err := declared(ctx, conn, queues); err != nil {
+			if err := b.declared(ctx, conn, queues); err != nil {
 				return err
 			}
 			got := make(chan time.Duration, 1)

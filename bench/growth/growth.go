@@ -1,6 +1,6 @@
 // Package growth measures what Gombu costs as things become many or large:
 // queues, bindings, publishers, messages that wait, bytes, consumers, idle
-// connections. On memory and on Redis; there are no other contenders.
+// connections. There are no other contenders.
 package growth
 
 import (
@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -31,10 +32,11 @@ func (r *Row) Met() bool { return r.Value >= 0 && (r.Limit == 0 || r.Value <= r.
 
 // Config says how much is done. Long and Quick return what is usual.
 type Config struct {
-	Rounds   int
-	Messages int // of each measurement
-	Flat     float64
-	Brokers  []string
+	Rounds  int
+	Window  time.Duration // of each measurement
+	Flat    float64
+	Brokers []string
+	Only    func(broker, table string) bool // which tables; nil: all
 
 	Queues, Bindings, Publishers, Waiting, Bytes []int
 
@@ -48,7 +50,7 @@ type Config struct {
 // Long is the whole range: some minutes.
 func Long() Config {
 	return Config{
-		Rounds: 3, Messages: 20_000, Flat: 1.15, Brokers: []string{"memory", "redis"},
+		Rounds: 5, Window: 200 * time.Millisecond, Flat: 1.15, Brokers: []string{"memory", "redis", "rabbitmq"},
 		Queues: []int{1, 10, 100, 1000}, Bindings: []int{1, 100, 1000, 10_000}, Publishers: []int{1, 8, 64, 1000},
 		Waiting: []int{0, 1000, 100_000, 1_000_000}, Bytes: []int{1 << 10, 16 << 10, 128 << 10, 1 << 20},
 		Consumers: []int{1, 8, 64}, IdleQueues: []int{1, 20}, Watch: 5 * time.Second, Wakes: 200, Many: 500,
@@ -58,7 +60,7 @@ func Long() Config {
 // Quick is the ends of the range only, with bounds that a busy machine keeps.
 func Quick() Config {
 	return Config{
-		Rounds: 1, Messages: 2000, Flat: 4, Brokers: []string{"memory", "redis"},
+		Rounds: 1, Window: 50 * time.Millisecond, Flat: 4, Brokers: []string{"memory", "redis", "rabbitmq"},
 		Queues: []int{1, 100}, Bindings: []int{1, 1000}, Publishers: []int{1, 64},
 		Waiting: []int{0, 10_000}, Bytes: []int{1 << 10, 64 << 10},
 		Consumers: []int{8}, IdleQueues: []int{20}, Watch: 2 * time.Second, Wakes: 20, Many: 50,
@@ -68,8 +70,17 @@ func Quick() Config {
 // Run measures everything and tells each row once it is known. It starts the
 // brokers that it needs.
 func Run(ctx context.Context, c Config, tell func(Row) error) error {
+	// With nothing else in it, a heap of a few MB is collected a hundred times a
+	// second, and the more rarely the more waits in it: that would be measured.
+	ballast := make([]byte, 64<<20)
+	defer runtime.KeepAlive(ballast)
 	var errs []error
 	for _, name := range c.Brokers {
+		c := c
+		if name == "rabbitmq" { // to declare and to fill takes longer than what is measured
+			c.Rounds, c.Window = min(c.Rounds, 3), 2*c.Window
+			c.Waiting = slices.DeleteFunc(slices.Clone(c.Waiting), func(n int) bool { return n > 100_000 })
+		}
 		if err := on(ctx, name, func(b *broker) error { return c.broker(ctx, b, tell) }); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
@@ -79,16 +90,29 @@ func Run(ctx context.Context, c Config, tell func(Row) error) error {
 
 func (c *Config) broker(ctx context.Context, b *broker, tell func(Row) error) error {
 	for _, k := range c.curves() {
+		if !c.wants(b, k.name) {
+			continue
+		}
 		if err := c.curve(ctx, b, k, tell); err != nil {
 			return fmt.Errorf("%s: %w", k.name, err)
 		}
 	}
-	for _, f := range []func(context.Context, *broker, func(Row) error) error{c.footprint, c.start, c.idle, c.waiting} {
-		if err := f(ctx, b, tell); err != nil {
+	for _, part := range []struct {
+		table string
+		do    func(context.Context, *broker, func(Row) error) error
+	}{{"memory", c.footprint}, {"start", c.start}, {"idle consumers", c.idle}, {"waiting for work", c.waiting}} {
+		if !c.wants(b, part.table) {
+			continue
+		}
+		if err := part.do(ctx, b, tell); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (c *Config) wants(b *broker, table string) bool {
+	return c.Only == nil || c.Only(b.name, table)
 }
 
 // A curve is one thing that grows.
@@ -96,7 +120,7 @@ type curve struct {
 	name    string
 	points  []int
 	perByte bool // the point is a size: cost is by KiB
-	measure func(ctx context.Context, b *broker, x, n int) (contender.Figures, error)
+	measure func(ctx context.Context, b *broker, x int, length time.Duration) (contender.Figures, error)
 }
 
 func (c *Config) curves() []curve {
@@ -112,30 +136,33 @@ func (c *Config) curves() []curve {
 }
 
 // curve measures the points of a curve in turns. The cost is CPU time, of client
-// and server: the wall clock of a machine with other work says little.
+// and server, on RabbitMQ of the client, which is ours: the wall clock of a
+// machine with other work says little.
 func (c *Config) curve(ctx context.Context, b *broker, k curve, tell func(Row) error) error {
-	costs, walls, failed := make([][]float64, len(k.points)), make([][]float64, len(k.points)), make([]error, len(k.points))
+	costs, servers, walls := make([][]float64, len(k.points)), make([][]float64, len(k.points)), make([][]float64, len(k.points))
+	failed := make([]error, len(k.points))
 	for round := range c.Rounds {
 		for i := range k.points {
 			i = (round + i) % len(k.points)
-			n := c.Messages
-			if k.perByte { // fewer of the large ones
-				n = max(50, n*k.points[0]/k.points[i])
-			}
-			if failed[i] != nil {
+			if failed[i] != nil || round > 0 && b.remote() && !k.perByte && k.points[i] > 1000 { // which took long to declare
 				continue
 			}
 			once, cancel := context.WithTimeout(ctx, patience)
-			f, err := k.measure(once, b, k.points[i], n)
+			f, err := k.measure(once, b, k.points[i], c.Window)
 			cancel()
 			if failed[i] = err; ctx.Err() != nil {
 				return ctx.Err()
 			}
-			per := float64(n)
+			per := float64(max(f.Messages, 1))
 			if k.perByte {
 				per *= float64(k.points[i]) / 1024
 			}
-			costs[i] = append(costs[i], float64((f.Client+f.Server).Nanoseconds())/1e3/per)
+			cost := f.Client + f.Server
+			if b.remote() {
+				cost = f.Client
+				servers[i] = append(servers[i], float64(f.Server.Nanoseconds())/1e3/per)
+			}
+			costs[i] = append(costs[i], float64(cost.Nanoseconds())/1e3/per)
 			walls[i] = append(walls[i], float64(f.Elapsed.Nanoseconds())/1e3/per)
 			if err := b.clean(ctx); err != nil {
 				return err
@@ -147,6 +174,9 @@ func (c *Config) curve(ctx context.Context, b *broker, k curve, tell func(Row) e
 		r := Row{Table: k.name, Broker: b.name, At: strconv.Itoa(x), Value: median(costs[i]), Unit: "µs CPU/msg", Note: fmt.Sprintf("%.2f µs by the clock", median(walls[i]))}
 		if k.perByte {
 			r.Unit = "µs CPU/KiB"
+		}
+		if b.remote() {
+			r.Note += fmt.Sprintf(", the server's CPU %.2f µs", median(servers[i]))
 		}
 		if least > 0 {
 			r.Limit = c.Flat * least

@@ -60,7 +60,7 @@ func (c *Config) idle(ctx context.Context, b *broker, tell func(Row) error) erro
 			if err != nil {
 				return fmt.Errorf("idle, %s: %w", at, err)
 			}
-			if b.s != nil {
+			if b.ask != nil {
 				if err := tell(Row{Table: "idle consumers", Broker: b.name, At: at, Value: commands, Unit: "commands/s", Limit: 5, Note: which}); err != nil {
 					return err
 				}
@@ -85,7 +85,7 @@ func (c *Config) idle(ctx context.Context, b *broker, tell func(Row) error) erro
 // idleOnce counts first, then another connection publishes, one at a time.
 func (c *Config) idleOnce(ctx context.Context, b *broker, consumers int, queues []string) (commands float64, which string, took []time.Duration, err error) {
 	err = b.with(func(conn *gombu.Conn) error {
-		if err := declared(ctx, conn, queues); err != nil {
+		if err := b.declared(ctx, conn, queues); err != nil {
 			return err
 		}
 		began := time.Now()
@@ -99,7 +99,7 @@ func (c *Config) idleOnce(ctx context.Context, b *broker, consumers int, queues 
 			ks[i] = conn.Consumer(gombu.ConsumerConfig{Queues: queues})
 		}
 		return consuming(ctx, ks, handler, func(ctx context.Context) error {
-			if b.s != nil {
+			if b.ask != nil {
 				if commands, which, err = c.commandsASecond(ctx, b); err != nil {
 					return err
 				}

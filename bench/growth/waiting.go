@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gombu/gombu"
+	"github.com/gombu/gombu/bench/contender"
 )
 
 // The ways to wait for work on Redis, beside each other: what Gombu does (it is
@@ -33,7 +34,7 @@ var waitings = []struct {
 
 // waiting measures them all at so many consumers of so many queues.
 func (c *Config) waiting(ctx context.Context, b *broker, tell func(Row) error) error {
-	if b.s == nil {
+	if b.ask == nil {
 		return nil
 	}
 	for _, consumers := range c.Consumers {
@@ -93,7 +94,7 @@ func (c *Config) waited(ctx context.Context, b *broker, out *wire, text string, 
 	if err != nil {
 		return nil, "", err
 	}
-	m := b.meter(c.Wakes)
+	m := contender.NewMeter(contender.Job{Work: contender.EndToEnd, ServerPIDs: b.pids()})
 	if err := m.Start(); err != nil {
 		return nil, "", err
 	}
@@ -116,7 +117,7 @@ func (c *Config) waited(ctx context.Context, b *broker, out *wire, text string, 
 			return nil, "", context.Cause(ctx)
 		}
 	}
-	m.Add(c.Wakes)
+	m.Add(len(took))
 	err = m.Stop()
 	f, span := m.Figures(), time.Since(began).Seconds()
 	return took, fmt.Sprintf("%.1f commands/s at rest; at %.0f messages/s %.1f ms CPU/s here and %.1f at the server",

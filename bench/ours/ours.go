@@ -104,8 +104,8 @@ func (b *bench) run(ctx context.Context) error {
 func (b *bench) queue(n int) string { return b.job.Queues[n%len(b.job.Queues)] }
 
 // message is the n-th message, made anew each time, as most programs do.
-func (b *bench) message(n int) *gombu.Message {
-	m := &gombu.Message{Queue: b.queue(n)}
+func (b *bench) message(n int) gombu.Message {
+	m := gombu.Message{Queue: b.queue(n)}
 	if !b.job.Confirm {
 		m.DeliveryMode = gombu.Transient
 	}
@@ -139,7 +139,7 @@ func (b *bench) fill(ctx context.Context) error {
 		if m.Body != nil {
 			m.ContentType, m.ContentEncoding = "application/json", "utf-8" // for everybody
 		}
-		if err := w.add(p.PublishAsync(ctx, m)); err != nil {
+		if err := w.add(p.PublishAsync(ctx, &m)); err != nil {
 			return err
 		}
 	}

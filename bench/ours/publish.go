@@ -16,7 +16,8 @@ import (
 func (b *bench) publish(ctx context.Context) error {
 	p := b.producer()
 	// The first one connects.
-	if err := p.Publish(ctx, b.message(0)); err != nil {
+	first := b.message(0)
+	if err := p.Publish(ctx, &first); err != nil {
 		return err
 	}
 	if err := b.m.Start(); err != nil {
@@ -52,35 +53,49 @@ func (b *bench) caller(ctx context.Context, p *gombu.Producer, flow *contender.F
 	if flow == nil {
 		w.done = b.m.Add
 	}
-	var batch []*gombu.Message
+	publish := func() error { return b.single(ctx, p, flow, seq, &w) }
+	if b.job.Batch > 0 {
+		publish = func() error { return b.batch(ctx, p, flow, seq, &w) }
+	}
 	for !b.m.Over() {
-		for range max(b.job.Batch, 1) {
-			if flow != nil && !flow.Take(b.m) {
-				break
-			}
-			batch = append(batch, b.message(int(seq.Add(1))))
-		}
-		var err error
-		switch {
-		case len(batch) == 0:
-		case b.job.Batch > 0:
-			if err = p.PublishBatch(ctx, batch, nil); w.done != nil {
-				w.done(len(batch))
-			}
-		case w.size <= 1:
-			if err = p.Publish(ctx, batch[0]); w.done != nil {
-				w.done(1)
-			}
-		default:
-			err = w.add(p.PublishAsync(ctx, batch[0]))
-		}
-		if err != nil {
+		if err := publish(); err != nil {
 			return err
 		}
-		clear(batch)
-		batch = batch[:0]
 	}
 	return w.drain()
+}
+
+// single publishes one message, if the flow lets it.
+func (b *bench) single(ctx context.Context, p *gombu.Producer, flow *contender.Flow, seq *atomic.Int64, w *window) error {
+	if flow != nil && !flow.Take(b.m) {
+		return nil
+	}
+	m := b.message(int(seq.Add(1)))
+	if w.size > 1 {
+		return w.add(p.PublishAsync(ctx, &m))
+	}
+	err := p.Publish(ctx, &m)
+	if w.done != nil {
+		w.done(1)
+	}
+	return err
+}
+
+// batch publishes a batch, as large as the flow lets it.
+func (b *bench) batch(ctx context.Context, p *gombu.Producer, flow *contender.Flow, seq *atomic.Int64, w *window) error {
+	var ms []*gombu.Message
+	for len(ms) < b.job.Batch && (flow == nil || flow.Take(b.m)) {
+		m := b.message(int(seq.Add(1)))
+		ms = append(ms, &m)
+	}
+	if len(ms) == 0 {
+		return nil
+	}
+	err := p.PublishBatch(ctx, ms, nil)
+	if w.done != nil {
+		w.done(len(ms))
+	}
+	return err
 }
 
 // fireWindow is how many messages that nobody confirms a caller hands over
@@ -149,7 +164,8 @@ func (b *bench) endToEnd(ctx context.Context) error {
 
 // warm makes the connection that publishes, with a message that nobody counts.
 func (b *bench) warm(ctx context.Context) error {
-	if err := b.conn.Producer(nil).Publish(ctx, b.message(0)); err != nil {
+	m := b.message(0)
+	if err := b.conn.Producer(nil).Publish(ctx, &m); err != nil {
 		return err
 	}
 	_, err := b.conn.Purge(ctx, b.queue(0))
@@ -173,7 +189,8 @@ func (b *bench) latency(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			}
-			if err := p.Publish(ctx, b.message(n)); err != nil {
+			m := b.message(n)
+			if err := p.Publish(ctx, &m); err != nil {
 				return ignoreEnd(ctx, err)
 			}
 		}

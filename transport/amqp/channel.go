@@ -14,13 +14,15 @@ import (
 // that goes on there.
 type channel struct {
 	*amqp091.Channel
-	conn *amqp091.Connection
-	over chan struct{} // closed after err is set
-	err  error
+	s       *session
+	closes  chan *amqp091.Error
+	watched bool          // setup has found a goroutine that will watch
+	over    chan struct{} // closed after err is set
+	err     error
 }
 
 // ended is true from the first moment; over follows when the reason is known.
-func (c *channel) ended() bool { return c.conn.IsClosed() || c.IsClosed() }
+func (c *channel) ended() bool { return c.s.conn.IsClosed() || c.IsClosed() }
 
 // open opens a channel and runs setup on it. When ctx ends first, whatever is
 // still opened is closed again.
@@ -39,6 +41,9 @@ func (s *session) open(ctx context.Context, op, entity string, setup func(*chann
 			c = s.follow(ch)
 			if err = setup(c); err != nil {
 				_ = ch.Close() // what counts is why setup failed
+			}
+			if !c.watched {
+				s.wg.Go(c.watch) // inside a spawned call: Close already waits
 			}
 		}
 		if settled.CompareAndSwap(false, true) {
@@ -83,26 +88,27 @@ func (s *session) dropChannel() {
 	s.channels--
 }
 
-// follow watches ch until it ends. It runs inside a spawned call, so Close
-// already waits.
+// follow has somebody, who is to call watch, told how ch ends.
 func (s *session) follow(ch *amqp091.Channel) *channel {
-	c := &channel{Channel: ch, conn: s.conn, over: make(chan struct{})}
-	closes := ch.NotifyClose(make(chan *amqp091.Error, 1))
-	s.wg.Go(func() {
-		e := <-closes
-		switch {
-		case s.conn.IsClosed():
-			<-s.done
-			c.err = s.Err()
-		case e == nil:
-			c.err = failure("", "", driver.ErrClosed, nil)
-		default:
-			c.err = brokerError("", "", e)
-		}
-		s.dropChannel()
-		close(c.over)
-	})
+	c := &channel{Channel: ch, s: s, over: make(chan struct{})}
+	c.closes = ch.NotifyClose(make(chan *amqp091.Error, 1))
 	return c
+}
+
+// watch waits for the end of c and tells the others.
+func (c *channel) watch() {
+	e := <-c.closes
+	switch {
+	case c.s.conn.IsClosed():
+		<-c.s.done
+		c.err = c.s.Err()
+	case e == nil:
+		c.err = failure("", "", driver.ErrClosed, nil)
+	default:
+		c.err = brokerError("", "", e)
+	}
+	c.s.dropChannel()
+	close(c.over)
 }
 
 // maxHung bounds the scratch channels left behind with a question that the

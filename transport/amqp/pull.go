@@ -8,11 +8,15 @@ import (
 )
 
 // OpenPuller implements driver.Puller: a receiver that has a channel and no
-// consumer, and asks by basic.get (AMQP 0-9-1, section 1.8.3.10).
+// consumer, and asks by basic.get (AMQP 0-9-1, section 1.8.3.10). A queue that is
+// missing is ErrNotFound at once.
 func (s *session) OpenPuller(ctx context.Context, queue string) (driver.Receiver, error) {
 	r := s.newReceiver(driver.ReceiverConfig{Queue: queue})
 	r.pulls, r.limit = true, math.MaxInt
-	ch, err := s.open(ctx, "pull", queue, func(*channel) error { return nil })
+	ch, err := s.open(ctx, "pull", queue, func(c *channel) error {
+		_, err := c.QueueDeclarePassive(queue, true, false, false, false, nil)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -51,9 +51,10 @@ type receiver struct {
 type consumer struct {
 	tag      string
 	prefetch int
-	first    uint64        // no delivery of it has a smaller tag
-	stopping bool          // r.mu: we cancelled it
-	drained  chan struct{} // closed when nothing more comes of it
+	first    uint64           // no delivery of it has a smaller tag
+	latest   amqp091.Delivery // what the pump has in its hands: large, for the stack of a goroutine that sleeps
+	stopping bool             // r.mu: we cancelled it
+	drained  chan struct{}    // closed when nothing more comes of it
 }
 
 // tagSequence makes consumer tags and receiver marks unique in this process.
@@ -169,8 +170,16 @@ func (r *receiver) start(prefetch int) error {
 	r.mu.Lock()
 	r.consumer = c
 	r.mu.Unlock()
-	// Inside a spawned call: Close already waits.
-	r.s.wg.Go(func() { r.pump(c, deliveries) })
+	// An idle consumer has one goroutine here, not two: the first pump watches the
+	// channel afterwards, whose end is the pump's.
+	first := !r.ch.watched
+	r.ch.watched = true
+	r.s.wg.Go(func() { // inside a spawned call: Close already waits
+		r.pump(c, deliveries)
+		if first {
+			r.ch.watch()
+		}
+	})
 	return nil
 }
 
@@ -188,10 +197,7 @@ func (r *receiver) stop(c *consumer) error {
 
 // pump takes over what amqp091 has for c, until c is cancelled.
 func (r *receiver) pump(c *consumer, deliveries <-chan amqp091.Delivery) {
-	for d := range deliveries {
-		if r.arrive(&d) {
-			r.s.spawn(r.swapLater)
-		}
+	for r.pumped(c, deliveries) {
 	}
 	r.mu.Lock()
 	cancelled := !c.stopping && !r.ch.ended()
@@ -201,6 +207,18 @@ func (r *receiver) pump(c *consumer, deliveries <-chan amqp091.Delivery) {
 		r.s.env.Notify(driver.Event{Kind: driver.Gone, Entity: r.cfg.Queue, Detail: "the broker cancelled the consumer"})
 	}
 	close(c.drained)
+}
+
+// pumped takes one over; false when no more comes.
+func (r *receiver) pumped(c *consumer, deliveries <-chan amqp091.Delivery) (ok bool) {
+	if c.latest, ok = <-deliveries; !ok {
+		return false
+	}
+	if r.arrive(&c.latest) {
+		r.s.spawn(r.swapLater)
+	}
+	c.latest.Body, c.latest.Headers = nil, nil // another's now, and may be large
+	return true
 }
 
 // arrive puts a delivery in its place. Two pumps run while the prefetch

@@ -35,21 +35,56 @@ func printOf(seed maphash.Seed, exchange, key, messageID, correlationID string, 
 	return p
 }
 
-// markReturned notes for each return that has come in which message it was.
-// s.mu is held; the channel is filled by amqp091 and never waited for.
-func (s *sender) markReturned() {
+// returns is what came back on one channel and has not been matched yet. Its
+// goroutine takes it from amqp091, which drops a return that nobody takes for 5 s:
+// the message would pass for delivered. A channel with room for a return of each
+// unanswered message would take a megabyte.
+type returns struct {
+	in   chan amqp091.Return   // without room: amqp091 reads on when the return is in the list
+	out  chan []amqp091.Return // the list, whenever somebody wants it
+	over chan struct{}         // closed after last is set
+	last []amqp091.Return
+}
+
+func newReturns() *returns {
+	return &returns{in: make(chan amqp091.Return), out: make(chan []amqp091.Return), over: make(chan struct{})}
+}
+
+// keep runs until the channel is over.
+func (t *returns) keep() {
+	var list []amqp091.Return
 	for {
 		select {
-		case r, ok := <-s.returns:
+		case r, ok := <-t.in:
 			if !ok {
-				s.returns = nil // the channel is over
-				continue
+				t.last = list
+				close(t.over)
+				return
 			}
-			p := printOf(s.seed, r.Exchange, r.RoutingKey, r.MessageId, r.CorrelationId, r.Headers, r.Body)
-			s.markMatch(p, r.ReplyText)
-		default:
-			return
+			list = append(list, r)
+		case t.out <- list:
+			list = nil
 		}
+	}
+}
+
+// take returns what has come back since it was called last; one goroutine at a
+// time may. What amqp091 had read before an answer is in it.
+func (t *returns) take() (list []amqp091.Return) {
+	select {
+	case list = <-t.out:
+	case <-t.over:
+		list, t.last = t.last, nil
+	}
+	return list
+}
+
+// markReturned notes for each return in which message it was. s.mu is held.
+func (s *sender) markReturned(list []amqp091.Return) {
+	for i := range list {
+		r := &list[i]
+		p := printOf(s.seed, r.Exchange, r.RoutingKey, r.MessageId, r.CorrelationId, r.Headers, r.Body)
+		s.markMatch(p, r.ReplyText)
 	}
 }
 

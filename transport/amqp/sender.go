@@ -22,14 +22,14 @@ type sender struct {
 	room chan struct{} // one token: an answer was handed out
 	// forget stops the link's telling news.
 	forget func()
-	msg    amqp091.Publishing // of whoever submits
 
 	mu      sync.Mutex
 	ch      *channel
-	returns chan amqp091.Return // of ch
-	judged  bool                // pending has its fates: ch is over
-	closed  bool                // by Close: no other channel follows
-	pending []sent              // not yet answered, oldest first, all on ch; at most cfg.Window
+	returns *returns // of ch; nil without confirms
+	judged  bool     // pending has its fates: ch is over
+	closed  bool     // by Close: no other channel follows
+	pending []sent   // not yet answered, oldest first, all on ch; at most cfg.Window
+	back    []sent   // the array that pending is in, from its start
 }
 
 // sent is a message on its way, without the caller's memory.
@@ -42,6 +42,7 @@ type sent struct {
 	print     print
 	returned  string                        // the broker's text when it came back
 	confirm   *amqp091.DeferredConfirmation // nil while it is being written
+	answered  bool                          // its outcome is known
 	fate      error                         // the outcome if the channel ended without an answer
 }
 
@@ -67,14 +68,14 @@ func (s *session) OpenSender(ctx context.Context, cfg driver.SenderConfig) (driv
 
 // open gives n a channel, its first or the next after one that is over.
 func (n *sender) open(ctx context.Context) error {
-	var returns chan amqp091.Return
+	var back *returns
 	ch, err := n.s.open(ctx, "open sender", "", func(c *channel) error {
 		if n.cfg.NoConfirm {
 			return nil
 		}
-		// Room for a return of each unanswered message: amqp091 drops one that
-		// finds no room for 5 s, and the message would pass for delivered.
-		returns = c.NotifyReturn(make(chan amqp091.Return, n.cfg.Window))
+		back = newReturns()
+		c.NotifyReturn(back.in)
+		n.s.wg.Go(back.keep) // inside a spawned call: Close already waits
 		return c.Confirm(false)
 	})
 	if err != nil {
@@ -82,7 +83,7 @@ func (n *sender) open(ctx context.Context) error {
 	}
 	n.mu.Lock()
 	closed := n.closed
-	n.ch, n.returns, n.judged = ch, returns, false
+	n.ch, n.returns, n.judged = ch, back, false
 	n.mu.Unlock()
 	tell(n.news) // Outcomes looks at the channel before
 	if closed {
@@ -111,15 +112,15 @@ func (n *sender) current(ctx context.Context, exchange string) (*channel, error)
 
 // Submit implements driver.Sender.
 func (n *sender) Submit(ctx context.Context, batch []driver.Outgoing) (int, error) {
-	defer func() { n.msg = amqp091.Publishing{} }()
+	var msg amqp091.Publishing
 	for i := range batch {
 		m := &batch[i]
-		size, err := n.s.encode(m, &n.msg)
+		size, err := n.s.encode(m, &msg)
 		if err != nil {
 			m.Done, m.Err = true, err
 			continue
 		}
-		if err := n.submit(ctx, m, size); err != nil {
+		if err := n.submit(ctx, m, &msg, size); err != nil {
 			return i, err
 		}
 	}
@@ -128,10 +129,10 @@ func (n *sender) Submit(ctx context.Context, batch []driver.Outgoing) (int, erro
 
 // TrySubmit implements driver.TrySubmitter.
 func (n *sender) TrySubmit(batch []driver.Outgoing) int {
-	defer func() { n.msg = amqp091.Publishing{} }()
+	var msg amqp091.Publishing
 	for i := range batch {
 		m := &batch[i]
-		size, err := n.s.encode(m, &n.msg)
+		size, err := n.s.encode(m, &msg)
 		if err != nil {
 			m.Done, m.Err = true, err
 			continue
@@ -142,7 +143,7 @@ func (n *sender) TrySubmit(batch []driver.Outgoing) int {
 		if full || ch.ended() || !n.s.link.tryReserve(size) {
 			return i
 		}
-		if !n.write(ch, m, size) {
+		if !n.write(ch, m, &msg, size) {
 			return i
 		}
 	}
@@ -151,7 +152,7 @@ func (n *sender) TrySubmit(batch []driver.Outgoing) int {
 
 // submit waits for a place in the window and for room in the buffer; what
 // follows only copies.
-func (n *sender) submit(ctx context.Context, m *driver.Outgoing, size int) error {
+func (n *sender) submit(ctx context.Context, m *driver.Outgoing, msg *amqp091.Publishing, size int) error {
 	ch, err := n.current(ctx, m.Exchange)
 	if err != nil {
 		return err
@@ -165,41 +166,41 @@ func (n *sender) submit(ctx context.Context, m *driver.Outgoing, size int) error
 		}
 		return n.notSent(ctx, ch, m.Exchange)
 	}
-	if !n.write(ch, m, size) {
+	if !n.write(ch, m, msg, size) {
 		// A message of which a part is missing is none to the broker.
 		return n.notSent(ctx, ch, m.Exchange)
 	}
 	return nil
 }
 
-// write writes n.msg, which is m, into the room that is reserved for it; false when
+// write writes msg, which is m, into the room that is reserved for it; false when
 // the channel is over.
-func (n *sender) write(ch *channel, m *driver.Outgoing, size int) bool {
+func (n *sender) write(ch *channel, m *driver.Outgoing, msg *amqp091.Publishing, size int) bool {
 	defer n.s.link.release(size)
 	if !n.cfg.NoConfirm {
-		return n.publish(ch, m)
+		return n.publish(ch, m, msg)
 	}
 	// Nobody would be told of a return.
-	_, err := ch.PublishWithDeferredConfirm(m.Exchange, m.Key, false, false, n.msg)
+	_, err := ch.PublishWithDeferredConfirm(m.Exchange, m.Key, false, false, *msg)
 	m.Done = err == nil
 	return err == nil
 }
 
-// publish writes n.msg and puts it on the list of the unanswered.
-func (n *sender) publish(ch *channel, m *driver.Outgoing) bool {
+// publish writes msg and puts it on the list of the unanswered.
+func (n *sender) publish(ch *channel, m *driver.Outgoing, msg *amqp091.Publishing) bool {
 	entry := sent{
 		seq: m.Seq, exchange: m.Exchange, size: len(m.Body),
 		position: n.s.link.position(), mandatory: !m.NoMandatory,
 	}
 	if entry.mandatory {
-		entry.print = printOf(n.seed, m.Exchange, m.Key, n.msg.MessageId, n.msg.CorrelationId, n.msg.Headers, m.Body)
+		entry.print = printOf(n.seed, m.Exchange, m.Key, msg.MessageId, msg.CorrelationId, msg.Headers, m.Body)
 	}
 	// It is on the list before it is written, because its return may be back
 	// before PublishWithDeferredConfirm is.
 	n.mu.Lock()
-	n.pending = append(n.pending, entry)
+	n.push(entry)
 	n.mu.Unlock()
-	confirm, err := ch.PublishWithDeferredConfirm(m.Exchange, m.Key, entry.mandatory, false, n.msg)
+	confirm, err := ch.PublishWithDeferredConfirm(m.Exchange, m.Key, entry.mandatory, false, *msg)
 	n.mu.Lock()
 	last := len(n.pending) - 1
 	if err != nil {
@@ -292,47 +293,92 @@ func (n *sender) wait(ctx context.Context, ch *channel, over bool) error {
 // collect moves answered messages to dst. The confirms are read before the
 // returns, which come first: so each confirm seen has its return here too.
 func (n *sender) collect(dst []driver.Receipt) (count int, ch *channel, over bool) {
+	count, ch, back, over := n.look(len(dst))
+	var list []amqp091.Return
+	if back != nil && (count > 0 || over) {
+		list = back.take()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	ch = n.ch
+	if n.ch != ch { // which was over and had nothing unanswered
+		return 0, ch, over
+	}
+	n.markReturned(list)
+	if over && !n.judged {
+		n.judge()
+		n.judged = true
+	}
+	n.take(dst[:count])
+	return count, ch, over
+}
+
+// look marks the answered messages, most of them at the most.
+func (n *sender) look(most int) (count int, ch *channel, back *returns, over bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ch, back = n.ch, n.returns
 	select {
 	case <-ch.over:
 		over = true
 	default:
 	}
-	var answered []int
 	for i := range n.pending {
-		if len(answered) == len(dst) {
-			break
-		}
-		if n.answered(&n.pending[i], over) {
-			answered = append(answered, i)
+		if m := &n.pending[i]; n.isAnswered(m, over) {
+			m.answered = true
+			if count++; count == most {
+				break
+			}
 		}
 	}
-	n.markReturned()
-	if over && !n.judged {
-		n.judge()
-		n.judged = true
+	return count, ch, back, over
+}
+
+// push adds m to the unanswered; n.mu is held.
+func (n *sender) push(m sent) {
+	full := len(n.pending) == cap(n.pending)
+	if full && 2*len(n.pending) < len(n.back) {
+		copy(n.back, n.pending)
+		clear(n.back[len(n.pending):])
+		n.pending, full = n.back[:len(n.pending)], false
+	}
+	n.pending = append(n.pending, m)
+	if full {
+		n.back = n.pending[:cap(n.pending)]
+	}
+}
+
+// take moves the answered to dst, of which there are as many. Brokers mostly
+// answer in order: then nothing else is touched. n.mu is held.
+func (n *sender) take(dst []driver.Receipt) {
+	first, got := 0, 0
+	for ; got < len(dst) && n.pending[first].answered; first++ {
+		m := &n.pending[first]
+		dst[got] = driver.Receipt{Seq: m.seq, Err: m.outcome()}
+		got++
+	}
+	clear(n.pending[:first])
+	n.pending = n.pending[first:]
+	if got == len(dst) {
+		return
 	}
 	kept := n.pending[:0]
 	for i := range n.pending {
 		m := n.pending[i]
-		if count == len(answered) || answered[count] != i {
+		if !m.answered {
 			kept = append(kept, m)
 			continue
 		}
-		dst[count] = driver.Receipt{Seq: m.seq, Err: m.outcome()}
-		count++
+		dst[got] = driver.Receipt{Seq: m.seq, Err: m.outcome()}
+		got++
 	}
 	clear(n.pending[len(kept):])
 	n.pending = kept
-	return count, ch, over
 }
 
-// answered says whether the outcome of m is known. When the channel closes
+// isAnswered says whether the outcome of m is known. When the channel closes
 // amqp091 calls everything open refused, and does so before over is closed:
 // such an answer counts only while the channel stands or after it is over.
-func (n *sender) answered(m *sent, over bool) bool {
+func (n *sender) isAnswered(m *sent, over bool) bool {
 	if m.confirm == nil {
 		return false
 	}
