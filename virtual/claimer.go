@@ -21,8 +21,8 @@ type claimer struct {
 	receivers []*receiver // guarded by conn.opened, and so is running
 	running   bool
 	turn      int
-	at        map[string]int         // where a queue is among the wants
-	byQueue   map[string][]*receiver // the takers
+	at        map[string]int // where a queue is among the wants
+	groups    [][]*receiver  // the takers, by that
 
 	mu     sync.Mutex
 	kicked bool // what is wanted changed since wants was read
@@ -55,7 +55,7 @@ func (c *conn) claimerOf(cfg *driver.ReceiverConfig) *claimer {
 	defer c.opened.Unlock()
 	cl := c.claimers[key]
 	if cl == nil {
-		cl = &claimer{c: c, key: key, at: map[string]int{}, byQueue: map[string][]*receiver{}, work: make(chan struct{}, 1)}
+		cl = &claimer{c: c, key: key, at: map[string]int{}, work: make(chan struct{}, 1)}
 		c.claimers[key] = cl
 	}
 	return cl
@@ -162,12 +162,19 @@ func (cl *claimer) wants(receivers []*receiver, wants []Want, takers []*receiver
 			continue
 		}
 		takers = append(takers, r)
-		if at, there := cl.at[r.queue]; there {
-			wants[at].Max += room
-		} else {
-			cl.at[r.queue] = len(wants)
-			wants = append(wants, Want{r.queue, room})
+		at, there := cl.at[r.queue]
+		if !there {
+			at = len(wants)
+			cl.at[r.queue] = at
+			wants = append(wants, Want{Queue: r.queue})
+			if at == len(cl.groups) {
+				cl.groups = append(cl.groups, nil)
+			}
+			clear(cl.groups[at])
+			cl.groups[at] = cl.groups[at][:0]
 		}
+		wants[at].Max += room
+		cl.groups[at] = append(cl.groups[at], r)
 	}
 	return wants, takers
 }
@@ -216,13 +223,12 @@ func (cl *claimer) fill(claims []Claim) {
 func (cl *claimer) distribute(claims []Claim, takers []*receiver) {
 	var back []Settlement
 	turn := 0
-	clear(cl.byQueue)
-	for _, r := range takers {
-		cl.byQueue[r.queue] = append(cl.byQueue[r.queue], r)
-	}
 	for i := range claims {
 		taken := false
-		of := cl.byQueue[claims[i].Queue]
+		var of []*receiver
+		if at, there := cl.at[claims[i].Queue]; there {
+			of = cl.groups[at]
+		}
 		for n := range of {
 			r := of[(turn+n)%len(of)]
 			if taken = r.offer(&claims[i]); taken {
@@ -243,8 +249,11 @@ func (cl *claimer) distribute(claims []Claim, takers []*receiver) {
 	for _, r := range takers {
 		r.mu.Lock()
 		r.rest()
+		some := r.backlog.len() > 0
 		r.mu.Unlock()
-		signal(r.wake)
+		if some {
+			signal(r.wake)
+		}
 	}
 }
 

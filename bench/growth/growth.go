@@ -100,7 +100,7 @@ func (c *Config) broker(ctx context.Context, b *broker, tell func(Row) error) er
 	for _, part := range []struct {
 		table string
 		do    func(context.Context, *broker, func(Row) error) error
-	}{{"memory", c.footprint}, {"start", c.start}, {"idle consumers", c.idle}} {
+	}{{"memory", c.footprint}, {"start", c.start}, {"idle consumers", c.idle}, {"waiting for work", c.waiting}} {
 		if !c.wants(b, part.table) {
 			continue
 		}

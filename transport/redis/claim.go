@@ -13,71 +13,35 @@ import (
 	"github.com/gombu/gombu/virtual"
 )
 
-// An ownList is this owner's claims out of one list of Kombu's: moved there by
-// LMOVE, so that at no moment a message is nowhere, and at positions counted
-// from the oldest ever moved, which name the claims.
-type ownList struct {
-	queue, list string
-	ref         string  // <owner>:<list>, Tag.Ref
-	key, source string  // with the prefix
-	taking      *taking // who takes alone has it; nil: nothing was taken yet
-
-	// Guarded by store.mu.
-	open     map[uint64]held // by position
-	top      uint64          // the newest that is accounted for
-	mirrored uint64          // up to here claims are in Kombu's unacked too
-	chunk    int             // how many to ask for: grows while the list fills it
-	size     int             // of the largest text of the last chunk
-}
-
-// held is an open claim.
-type held struct {
-	at     time.Time
-	size   int
-	text   string // until it is judged
-	judged bool
-	good   bool // it may be mirrored
-}
-
-// Chunks of a claim: the first is small, because one call may not hold the
-// server up whatever the size of the messages, and because a message that comes
-// alone shall not wait for many moves that find nothing.
-const (
-	firstChunk  = 2
-	chunkGrowth = 4
-	lastChunk   = 512
-	maxRounds   = 32
-)
-
-func (s *store) ownList(list string) *ownList {
+// wanted are the lists of each want. One that names no queue has none, which is
+// told; some says whether there is any, and else wrong why not.
+func (s *store) wanted(wants []virtual.Want) (lists [][]*ownList, some bool, wrong error) {
+	lists = make([][]*ownList, len(wants))
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := s.own[list]
-	if l == nil {
-		l = &ownList{
-			queue: s.keys.queueOf(list), list: list, ref: s.env.Owner + ":" + list,
-			key: s.keys.own(s.env.Owner, list), source: s.keys.full(list),
-			open: map[uint64]held{}, chunk: firstChunk,
-		}
-		s.own[list] = l
+	for i := range wants {
+		lists[i] = s.wants[wants[i].Queue]
 	}
-	return l
-}
-
-// taking is what each take from a list sends: begin, a move for each message, base and length.
-type taking struct{ begin, move, base, length rueidis.Completed }
-
-func (s *store) takingOf(l *ownList) *taking {
-	if l.taking == nil {
-		ledger, base := s.keys.ledger(s.env.Owner), "b:"+l.list
-		l.taking = &taking{
-			begin:  s.command("HSETNX", ledger, base, "0").Pin(),
-			move:   s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin(),
-			base:   s.command("HGET", ledger, base).Pin(),
-			length: s.command("LLEN", l.key).Pin(),
+	s.mu.Unlock()
+	for i := range wants {
+		if lists[i] != nil {
+			some = true
+			continue
 		}
+		queue := wants[i].Queue
+		if err := s.keys.checkQueue("claim", queue); err != nil {
+			wrong = err
+			s.warnOnce(queue, "nothing is consumed, this is no queue: "+err.Error())
+			continue
+		}
+		some = true
+		for _, list := range s.keys.lists(queue) {
+			lists[i] = append(lists[i], s.ownList(list))
+		}
+		s.mu.Lock()
+		s.wants[queue] = lists[i]
+		s.mu.Unlock()
 	}
-	return l.taking
+	return lists, some, wrong
 }
 
 // Claim takes what there is: step by step, and within a step queue by queue in
@@ -85,25 +49,31 @@ func (s *store) takingOf(l *ownList) *taking {
 // Python peer that waits is always served before. A want that names no queue is
 // told and left out; when there is no other, the error is ErrInvalid.
 func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual.Claim) (int, error) {
-	sources, err := s.sources(r.Wants, len(dst))
-	if len(sources) == 0 {
-		return 0, err
+	lists, some, wrong := s.wanted(r.Wants)
+	if !some || len(dst) == 0 {
+		return 0, wrong
 	}
-	lists := listKeys(sources)
-	if r.Again && s.track.believed(lists) {
-		return 0, s.Err()
-	}
-	for deadline, inVain := time.Now().Add(r.Wait), false; ; inVain = true {
+	// Who comes again, or waits, is told by the server what changes: what it has
+	// not told of need not be looked at.
+	told := r.Again || r.Wait > 0
+	for deadline, inVain := time.Now().Add(r.Wait), false; ; {
 		if r.Wait > 0 {
 			if err := s.await(ctx, lists, deadline, inVain); err != nil {
 				return 0, err
 			}
 		}
+		sources := s.sources(r.Wants, lists, len(dst), told)
+		if len(sources) == 0 {
+			if time.Now().Before(deadline) {
+				continue
+			}
+			return 0, s.Err()
+		}
 		claims, err := call(ctx, s, "claim", driver.ErrUnavailable, func() ([]virtual.Claim, error) {
 			if err := s.beginTaking(); err != nil {
 				return nil, err
 			}
-			got, err := s.gather(s.doubtful(sources, inVain), len(dst), r)
+			got, err := s.gather(slices.Clone(sources), len(dst), r, told)
 			if err != nil {
 				s.endTaking()
 			}
@@ -123,6 +93,7 @@ func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual
 		case len(claims) > 0 || !time.Now().Before(deadline):
 			return copy(dst, claims), nil
 		}
+		inVain = true
 	}
 }
 
@@ -140,26 +111,12 @@ func (s *store) beginTaking() error {
 
 func (s *store) endTaking() { <-s.taking }
 
-// doubtful are the sources of which it is not known that they are empty; all of
-// them, when that is known of all, or has been in vain.
-func (s *store) doubtful(sources []source, inVain bool) []source {
-	out := slices.Clone(sources)
-	if !inVain && s.track.on.Load() {
-		s.track.mu.Lock()
-		out = slices.DeleteFunc(out, func(src source) bool { return s.track.empty[src.ownList.source] })
-		s.track.mu.Unlock()
-	}
-	if len(out) == 0 {
-		out = slices.Clone(sources)
-	}
-	return out
-}
-
 // A source is one list to claim from.
 type source struct {
 	*ownList
 	want *int // how many more of this queue
 	have int  // how many are there: unknown until looked at, many while every chunk is full
+	told bool // the server was asked to tell of it
 }
 
 const (
@@ -167,34 +124,29 @@ const (
 	many    = int(^uint(0) >> 1)
 )
 
-// sources are the lists of wants; an error is about one that is no queue.
-func (s *store) sources(wants []virtual.Want, limit int) ([]source, error) {
+// sources are the lists of wants to look at, step by step.
+func (s *store) sources(wants []virtual.Want, lists [][]*ownList, limit int, told bool) (out []source) {
 	left := make([]int, len(wants))
-	perQueue := make([][]string, len(wants))
-	var wrong error
-	for i, w := range wants {
-		if err := s.keys.checkQueue("claim", w.Queue); err != nil {
-			wrong = err
-			s.warnOnce(w.Queue, "nothing is consumed, this is no queue: "+err.Error())
-			continue
-		}
-		left[i], perQueue[i] = min(w.Max, limit), s.keys.lists(w.Queue)
+	for i := range wants {
+		left[i] = min(wants[i].Max, limit)
 	}
-	var out []source
+	all := !told || !s.track.on.Load()
+	s.track.mu.Lock()
+	defer s.track.mu.Unlock()
 	for step := range s.keys.steps {
-		for i := range wants {
-			if left[i] > 0 {
-				out = append(out, source{s.ownList(perQueue[i][step]), &left[i], unknown})
+		for i, of := range lists {
+			if left[i] > 0 && of != nil && (all || of[step].belief.state != emptyList) {
+				out = append(out, source{of[step], &left[i], unknown, false})
 			}
 		}
 	}
-	return out, wrong
+	return out
 }
 
 // gather claims in rounds: the first takes from the first list and looks at
 // the rest, the next takes what was seen. Inside call.
-// With a request that waits, the first round also asks whether anything is left.
-func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest) ([]virtual.Claim, error) {
+// Told: it also asks, of lists that it expects to leave empty, whether they are.
+func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest, told bool) ([]virtual.Claim, error) {
 	wants := map[*int]*int{} // a copy: a repeated Claim starts anew
 	for i := range sources {
 		if wants[sources[i].want] == nil {
@@ -205,17 +157,16 @@ func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest) ([]v
 	sources[0].have = many
 	var out []virtual.Claim
 	bytes := 0
-	var lists []string
-	if r.Wait > 0 {
-		lists = listKeys(sources)
-	}
 	for range maxRounds {
 		takes, looks := s.plan(sources, limit-len(out), r.MaxBytes, bytes)
 		if len(takes) == 0 {
 			break
 		}
-		got, err := s.take(takes, looks, r.NoAck, lists)
-		lists = nil
+		var ask []*ownList
+		if told && s.track.on.Load() {
+			ask = drained(sources, takes, r.Wait > 0)
+		}
+		got, err := s.take(takes, looks, r.NoAck, ask)
 		for i := range got {
 			bytes += len(got[i].Raw)
 		}
@@ -229,15 +180,69 @@ func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest) ([]v
 		}
 	}
 	if s.cfg.Mirror == MirrorAlways && len(out) > 0 && !r.NoAck {
-		_, _ = s.tick(0) // what fails now is done by the next heartbeat
+		if r, err := s.tick(0); err == nil && r.stray != 0 { // what fails now is done by the next heartbeat
+			s.unlisted.Store(true)
+		}
 	}
 	return out, nil
+}
+
+// drained are the lists that are expected to be empty after takes, each once:
+// those that are taken whole, and those that were. Who was asleep is mostly woken
+// by a lonely message: then it is all of them.
+func drained(sources []source, takes []take, all bool) (lists []*ownList) {
+	for i := range takes {
+		if t := &takes[i]; t.have != many && t.n >= t.have {
+			t.told, lists = true, append(lists, t.ownList)
+		}
+	}
+	for i := range sources {
+		if src := &sources[i]; !src.told && (all || src.have == 0) {
+			src.told, lists = true, append(lists, src.ownList)
+		}
+	}
+	return lists
 }
 
 // A take is how many to move from one list.
 type take struct {
 	*source
 	n int
+}
+
+// moves are the commands of takes, behind those that look at the fence and make
+// the owner known.
+func (s *store) moves(takes []take, noAck bool) []rueidis.Completed {
+	n := 4
+	for i := range takes {
+		n += takes[i].n + 3
+	}
+	cmds := append(make([]rueidis.Completed, 0, n), s.fixed.fence, s.fixed.known)
+	for _, t := range takes {
+		if noAck {
+			cmds = append(cmds, s.command("RPOP", t.ownList.source, strconv.Itoa(t.n)))
+			continue
+		}
+		s.enlist(t.ownList)
+		cmds = append(cmds, t.begin)
+		for range t.n {
+			cmds = append(cmds, t.move)
+		}
+		cmds = append(cmds, t.length)
+	}
+	return cmds
+}
+
+// places asks how many of each own list were settled and trimmed.
+func (s *store) places(takes []take) rueidis.Completed {
+	if len(takes) == 1 {
+		return takes[0].place
+	}
+	args := append(make([]string, 0, 2+len(takes)), "HMGET", s.keys.ledger(s.env.Owner))
+	for _, t := range takes {
+		args = append(args, t.base)
+	}
+	return s.command(args...)
 }
 
 // plan asks of each list in turn as many as there are and are wanted; behind a
@@ -279,26 +284,17 @@ func (s *store) plan(sources []source, room, maxBytes, bytes int) (takes []take,
 // messages have. It makes the owner known again before it moves, so that even
 // the claims of a fenced one, paused until now, are found and given back.
 // Lists, if any, are asked for behind the transaction.
-func (s *store) take(takes []take, looks []*source, noAck bool, lists []string) ([]virtual.Claim, error) {
-	n := 2 + len(looks)
-	for _, t := range takes {
-		n += t.n + 3
-	}
-	cmds := append(make([]rueidis.Completed, 0, n), s.fixed.fence, s.fixed.known)
-	for _, t := range takes {
-		if noAck {
-			cmds = append(cmds, s.command("RPOP", t.ownList.source, strconv.Itoa(t.n)))
-			continue
-		}
-		c := s.takingOf(t.ownList)
-		cmds = append(cmds, c.begin)
-		for range t.n {
-			cmds = append(cmds, c.move)
-		}
-		cmds = append(cmds, c.base, c.length)
-	}
+func (s *store) take(takes []take, looks []*source, noAck bool, lists []*ownList) ([]virtual.Claim, error) {
+	cmds := s.moves(takes, noAck)
 	for _, l := range looks {
-		cmds = append(cmds, s.command("LLEN", l.ownList.source))
+		if l.used() { // enlist runs nowhere else meanwhile
+			cmds = append(cmds, l.look)
+		} else {
+			cmds = append(cmds, s.command("LLEN", l.ownList.source))
+		}
+	}
+	if !noAck {
+		cmds = append(cmds, s.places(takes))
 	}
 	known := len(cmds)
 	for _, t := range takes {
@@ -312,9 +308,8 @@ func (s *store) take(takes []take, looks []*source, noAck bool, lists []string) 
 	if err != nil {
 		return nil, err
 	}
-	if n := len(more); n > 0 {
-		left, err := more[n-1].AsInt64()
-		s.heard(lists, left, err)
+	if len(more) > 0 {
+		_, _ = s.heard(lists, more) // what was not answered is not believed
 	}
 	if rueidis.IsRedisNil(answers[0].Error()) && !noAck {
 		return nil, s.fenced()
@@ -323,12 +318,18 @@ func (s *store) take(takes []take, looks []*source, noAck bool, lists []string) 
 		s.unlisted.Store(true)
 	}
 	p := &parser{answers: answers[2:known]}
+	before := &parser{} // how many of each own list were settled and trimmed
+	if !noAck {
+		before.answers, err = answers[known-1].ToArray()
+		p.fail(err)
+	}
 	var out []virtual.Claim
 	for i := range takes {
 		if noAck {
 			out = append(out, s.popped(&takes[i], p)...)
 		} else {
-			claims, whole := s.moved(&takes[i], p)
+			claims, whole := s.moved(&takes[i], p, before.number())
+			p.fail(before.err)
 			if !whole && p.err == nil {
 				return nil, s.rolledBack()
 			}
@@ -347,7 +348,7 @@ func (s *store) take(takes []take, looks []*source, noAck bool, lists []string) 
 // moved reads what one take brought and opens the claims; false when the own
 // list, or its place in the ledger, is not what it was: the positions would name
 // other claims.
-func (s *store) moved(t *take, p *parser) ([]virtual.Claim, bool) {
+func (s *store) moved(t *take, p *parser, base int64) ([]virtual.Claim, bool) {
 	p.next() // HSETNX
 	texts := make([]string, 0, t.n)
 	for range t.n {
@@ -355,10 +356,13 @@ func (s *store) moved(t *take, p *parser) ([]virtual.Claim, bool) {
 			texts = append(texts, text)
 		}
 	}
-	top := uint64(p.number() + p.number()) // settled and trimmed, and still there
+	top := uint64(base + p.number()) // settled and trimmed, and still there
 	t.taken(texts, t.n)
 	out := make([]virtual.Claim, len(texts))
 	now := time.Now()
+	if len(texts) > 0 {
+		s.hurry()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.learn(texts, t.n)
@@ -402,21 +406,6 @@ func (src *source) taken(texts []string, asked int) {
 		src.have = 0
 	case src.have != many:
 		src.have -= len(texts)
-	}
-}
-
-// learn sizes the next chunk. Under store.mu.
-func (l *ownList) learn(texts []string, asked int) {
-	if len(texts) == asked && asked == l.chunk {
-		l.chunk = min(chunkGrowth*l.chunk, lastChunk)
-	} else if len(texts) < asked && len(texts) <= l.chunk/4 {
-		l.chunk = max(l.chunk/2, firstChunk)
-	}
-	if len(texts) > 0 {
-		l.size = 0
-		for _, t := range texts {
-			l.size = max(l.size, len(t))
-		}
 	}
 }
 

@@ -45,9 +45,9 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	}
 	s := &store{
 		cfg: c, keys: newKeys(c), env: env, claims: env.Role != driver.Publish, relinks: env.Role == driver.Consume,
-		longest: longest, born: time.Now(), beaten: make(chan struct{}), broken: make(chan struct{}, 1),
+		longest: longest, born: time.Now(), beaten: make(chan struct{}), broken: make(chan struct{}, 1), hasten: make(chan struct{}, 1),
 		done: make(chan struct{}), stop: make(chan struct{}), gone: make(chan struct{}), slots: make(chan struct{}, inFlight), jobs: make(chan func()), ticked: make(chan tickReport, 1), taking: make(chan struct{}, 1),
-		own: map[string]*ownList{}, warned: map[string]bool{}, keepers: map[*keeper]struct{}{},
+		own: map[string]*ownList{}, wants: map[string][]*ownList{}, warned: map[string]bool{}, keepers: map[*keeper]struct{}{},
 	}
 	s.track.init()
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -141,6 +141,7 @@ func (s *store) checkServer(hello map[string]rueidis.RedisMessage, server string
 	n, err := id.AsInt64()
 	s.mu.Lock()
 	s.run = infoField(server, "run_id") + "/" + strconv.FormatInt(n, 10)
+	s.errand = errands{} // of another server, maybe
 	s.mu.Unlock()
 	return err
 }

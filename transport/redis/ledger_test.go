@@ -58,7 +58,7 @@ func TestMirrorOfASettledClaim(tt *testing.T) {
 	t.push(s, "q", "a", "b", "c")
 	got := t.claim(s, 3, "q")
 	keys := []string{s.keys.alive(s.env.Owner), s.keys.owners(), s.keys.ledger(s.env.Owner), s.keys.unacked, s.keys.index}
-	args := []string{s.env.Owner, "10000", tombstone(s.env.Owner), "3600", suspectSecs}
+	args := []string{s.env.Owner, "10000", tombstone(s.env.Owner), "3600", seconds(suspectAfter), "0", "1"}
 	mirrorArgs(s.mirrorWork(0), &keys, &args)
 	t.mustSettle(s, driver.Ack, got[0], got[2]) // one is trimmed, one marked
 	if err := s.script(tickScript, keys, args).Error(); err != nil {

@@ -76,21 +76,57 @@ func (k *keys) unbound(ex string) string {
 	return k.prefix + unboundKey + ex
 }
 
-// mend puts back what has vanished. In the sweeper.
-func (s *store) mend() {
+// mend puts back what has vanished. In the sweeper. It asks for the sets that the
+// server told something of since they were seen, and once in a while for all.
+func (s *store) mend(all bool) {
 	kept := s.cfg.known.kept()
-	if len(kept) == 0 || s.keys.cluster { // there they are at other nodes
+	if s.keys.cluster { // there they are at other nodes
 		return
 	}
 	args := []string{"EXISTS"}
 	for ex := range kept {
-		args = append(args, s.keys.bindings(ex))
+		if key := s.keys.bindings(ex); all || !s.track.seen(key) {
+			args = append(args, key)
+		}
 	}
-	if n, err := s.link.client.Do(s.ctx, s.command(args...)).AsInt64(); err != nil || int(n) == len(kept) {
+	keys := args[1:]
+	if len(keys) == 0 {
 		return
 	}
-	for ex, members := range kept {
-		_ = s.mendOne(ex, members) // what fails now is tried in a second
+	cmds := []rueidis.Completed{s.command(args...)}
+	if s.track.on.Load() {
+		cmds = []rueidis.Completed{s.command("CLIENT", "CACHING", "YES"), cmds[0]}
+		s.track.see(keys, false)
+	}
+	answers := s.link.client.DoMulti(s.ctx, cmds...)
+	n, err := answers[len(answers)-1].AsInt64()
+	switch {
+	case err != nil:
+	case int(n) == len(keys):
+		s.track.see(keys, true)
+	default:
+		for ex, members := range kept {
+			_ = s.mendOne(ex, members) // what fails now is tried in a second
+		}
+	}
+}
+
+// seen: the set was there, and the server has not told of a change.
+func (t *tracker) seen(key string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sets[key]
+}
+
+// see is called before the server is asked, in a way that tracks them, whether
+// sets exist, and again when all do.
+func (t *tracker) see(keys []string, there bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, key := range keys {
+		if _, same := t.sets[key]; same || !there {
+			t.sets[key] = there
+		}
 	}
 }
 

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	beatEvery   = time.Second
-	mirrorAfter = time.Second // claims of this age are copied
-	suspectSecs = "2.5"       // after so long without a heartbeat an owner is looked at
+	beatEvery    = time.Second
+	mirrorAfter  = time.Second             // claims of this age are copied
+	suspectAfter = 2500 * time.Millisecond // without a heartbeat an owner is looked at
 
 	// What one script copies, and renews, at most: it may not hold the server up.
 	mirrorBytes = 1 << 20
@@ -43,13 +43,19 @@ type suspect struct{ owner, last string }
 func (s *store) beat() {
 	ticker := time.NewTicker(beatEvery)
 	defer ticker.Stop()
-	for {
+	for n := 0; ; n++ {
 		if s.awaiting() == nil {
-			s.fanout.ping()
-			s.beatOnce()
+			if n%pingEvery == 0 {
+				s.fanout.ping()
+			}
+			if s.claims || n%pingEvery == 0 {
+				s.beatOnce()
+			}
 		}
 		select {
 		case <-ticker.C:
+		case <-s.hasten:
+			ticker.Reset(beatEvery)
 		case <-s.broken:
 			if !s.relink() {
 				return
@@ -82,10 +88,13 @@ func (s *store) beatOnce() {
 }
 
 // heartbeat is one of them. A publisher has nothing to renew: it only sees that
-// the server answers.
+// the server answers. So does who has nothing to lose, every other time.
 func (s *store) heartbeat() (tickReport, error) {
 	if !s.claims {
 		return tickReport{}, s.link.client.Do(s.ctx, s.command("PING")).Error()
+	}
+	if s.quiet() {
+		return tickReport{at: time.Now(), gen: s.gen}, nil
 	}
 	return s.tick(mirrorAfter)
 }
@@ -128,7 +137,8 @@ func (s *store) tick(age time.Duration) (r tickReport, err error) {
 
 func (s *store) tickSome(work []mirrored) (tickReport, error) {
 	keys := []string{s.keys.alive(s.env.Owner), s.keys.owners(), s.keys.ledger(s.env.Owner), s.keys.unacked, s.keys.index}
-	args := []string{s.env.Owner, millis(aliveTTL(s.cfg)), tombstone(s.env.Owner), seconds(s.cfg.VisibilityTimeout), suspectSecs}
+	owners, count := s.errands()
+	args := []string{s.env.Owner, millis(aliveTTL(s.cfg)), tombstone(s.env.Owner), seconds(s.cfg.VisibilityTimeout), seconds(suspectAfter), flag01(owners), flag01(count)}
 	marks := mirrorArgs(work, &keys, &args)
 	sent := time.Now()
 	answer := s.script(tickScript, keys, args)
@@ -149,6 +159,7 @@ func (s *store) tickSome(work []mirrored) (tickReport, error) {
 	r.overdue, _ = list[0].AsInt64()
 	r.due, _ = list[1].ToString()
 	r.stray, _ = list[2].AsInt64()
+	s.ran(&r, sent, owners, count)
 	for i := 3; i+1 < len(list); i += 2 {
 		owner, _ := list[i].ToString()
 		last, _ := list[i+1].ToString()
@@ -207,11 +218,7 @@ func mirrorArgs(work []mirrored, keys, args *[]string) map[*ownList]uint64 {
 		*keys = append(*keys, l.key)
 		*args = append(*args, l.list, string(name), strconv.FormatUint(mark, 10), strconv.Itoa(n))
 		for _, w := range work[:n] {
-			envelope := "0"
-			if w.good {
-				envelope = "1"
-			}
-			*args = append(*args, strconv.FormatUint(w.pos, 10), envelope)
+			*args = append(*args, strconv.FormatUint(w.pos, 10), flag01(w.good))
 		}
 		marks[l], work = mark, work[n:]
 	}

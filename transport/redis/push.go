@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/redis/rueidis"
 
@@ -19,6 +20,7 @@ type load struct {
 	queue string
 	texts []string
 	items []int // whose texts they are
+	size  int   // how many
 }
 
 // Push puts items at the left end of their queue's list for their priority
@@ -57,24 +59,29 @@ func copied(b []byte) string { return string(b) }
 
 // load groups items by list; those that cannot be sent get their error.
 func (s *store) load(items []virtual.Item, text func([]byte) string) []load {
+	var few [16]int
+	of := few[:0] // the load of each item; -1: none
 	var loads []load
 	var at map[string]int // by list; made when there are several
-	n := 0
+	n, total := 0, 0
 	for i := range items {
 		it := &items[i]
 		if it.Err = s.keys.checkQueue("publish", it.Queue); it.Err == nil && len(it.Raw) >= maxText {
 			it.Err = &driver.Error{Op: "publish", Transport: Scheme, Entity: it.Queue, Kind: driver.ErrTooLarge, Err: errors.New("above Redis's limit of 512 MiB")}
 		}
 		if it.Err != nil {
+			of = append(of, -1)
 			continue
 		}
 		list := s.keys.list(it.Queue, it.Priority)
 		switch {
 		case len(loads) == 0: // mostly the only one
-			loads = append(loads, load{list: list, queue: it.Queue, texts: make([]string, 0, len(items)), items: make([]int, 0, len(items))})
+			loads = append(loads, load{list: list, queue: it.Queue})
 		case loads[n].list != list:
 			if at == nil {
-				at = map[string]int{loads[0].list: 0}
+				at = make(map[string]int, min(len(items), manyLoads))
+				at[loads[0].list] = 0
+				loads = slices.Grow(loads, min(len(items)-i, manyLoads))
 			}
 			var there bool
 			if n, there = at[list]; !there {
@@ -83,20 +90,38 @@ func (s *store) load(items []virtual.Item, text func([]byte) string) []load {
 				loads = append(loads, load{list: list, queue: it.Queue})
 			}
 		}
-		loads[n].texts = append(loads[n].texts, text(it.Raw))
-		loads[n].items = append(loads[n].items, i)
+		of = append(of, n)
+		loads[n].size++
+		total++
+	}
+	texts, places := make([]string, total), make([]int, total) // of all loads, one behind the other
+	for i := range loads {
+		l := &loads[i]
+		l.texts, texts = texts[:0:l.size], texts[l.size:]
+		l.items, places = places[:0:l.size], places[l.size:]
+	}
+	for i, n := range of {
+		if n >= 0 {
+			l := &loads[n]
+			l.texts, l.items = append(l.texts, text(items[i].Raw)), append(l.items, i)
+		}
 	}
 	return loads
 }
+
+// manyLoads is for how many loads there is room from the beginning.
+const manyLoads = 64
 
 // pushes are the commands that push loads in one step, and nothing else.
 func (s *store) pushes(loads []load) []rueidis.Completed {
 	cmds := make([]rueidis.Completed, 0, len(loads)+2)
 	cmds = append(cmds, s.command("MULTI"))
 	var renew []rueidis.Completed
-	for _, l := range loads {
-		args := append(make([]string, 0, 2+len(l.texts)), "LPUSH", s.keys.full(l.list))
-		cmds = append(cmds, s.command(append(args, l.texts...)...))
+	var args []string // of one after the other: a command keeps its own
+	for i := range loads {
+		l := &loads[i]
+		args = append(append(args[:0], "LPUSH", s.keys.full(l.list)), l.texts...)
+		cmds = append(cmds, s.command(args...))
 		renew = append(renew, s.renewals(l.queue)...)
 	}
 	if len(loads) == 1 && len(renew) == 0 {

@@ -223,7 +223,9 @@ func (s *store) returnStrays() error {
 	s.mu.Lock()
 	lists := make([]*ownList, 0, len(s.own))
 	for _, l := range s.own {
-		lists = append(lists, l)
+		if l.used() {
+			lists = append(lists, l)
+		}
 	}
 	s.mu.Unlock()
 	for _, l := range lists {

@@ -11,6 +11,8 @@ import (
 var (
 	//go:embed settle.lua
 	settleLua string
+	//go:embed ack.lua
+	ackLua string
 	//go:embed begin.lua
 	beginLua string
 	//go:embed register.lua
@@ -35,6 +37,7 @@ var (
 	mendLua string
 
 	settleScript   = rueidis.NewLuaScript(settleLua)
+	ackScript      = rueidis.NewLuaScript(ackLua)
 	beginScript    = rueidis.NewLuaScript(beginLua)
 	registerScript = rueidis.NewLuaScript(registerLua)
 	resumeScript   = rueidis.NewLuaScript(resumeLua)

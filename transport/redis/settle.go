@@ -46,26 +46,39 @@ func (s *store) Settle(ctx context.Context, all []virtual.Settlement) error {
 			groups[l] = append(groups[l], st)
 		}
 	}
+	var drops []*drop
 	for _, l := range order {
 		g := groups[l]
 		slices.SortFunc(g, func(a, b *virtual.Settlement) int { // newest first: the oldest ends up next
 			return int(b.Tag.ID) - int(a.Tag.ID)
 		})
-		if !slices.ContainsFunc(g, func(st *virtual.Settlement) bool { return !drops(st) }) {
-			for len(g) > dropBatch { // the oldest first: behind them nothing is open then
-				s.settleBatch(ctx, l, g[len(g)-dropBatch:])
-				g = g[:len(g)-dropBatch]
-			}
-			s.settleBatch(ctx, l, g)
-			continue
-		}
-		for len(g) > 0 {
-			n := batchSize(g)
-			s.settleBatch(ctx, l, g[:n])
-			g = g[n:]
+		if runLength(g) == len(g) && s.oldest(l, g) {
+			drops = append(drops, &drop{l, g[0].Tag.ID, g, make(chan dropped, 1)})
+		} else {
+			s.settleAll(ctx, l, g)
 		}
 	}
+	for _, d := range s.ack(ctx, drops) {
+		s.settleAll(ctx, d.list, d.g)
+	}
 	return s.Err()
+}
+
+// settleAll ends claims of one own list, newest first.
+func (s *store) settleAll(ctx context.Context, l *ownList, g []*virtual.Settlement) {
+	if !slices.ContainsFunc(g, func(st *virtual.Settlement) bool { return !drops(st) }) {
+		for len(g) > dropBatch { // the oldest first: behind them nothing is open then
+			s.settleBatch(ctx, l, g[len(g)-dropBatch:])
+			g = g[:len(g)-dropBatch]
+		}
+		s.settleBatch(ctx, l, g)
+		return
+	}
+	for len(g) > 0 {
+		n := batchSize(g)
+		s.settleBatch(ctx, l, g[:n])
+		g = g[n:]
+	}
 }
 
 func (s *store) listOf(t driver.Tag) *ownList {

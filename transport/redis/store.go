@@ -44,9 +44,11 @@ type store struct {
 	loops  sync.WaitGroup // those two
 
 	track    tracker
+	acker    acker
 	fanout   fanout
 	ticked   chan tickReport // from beat to sweeper, newest only
 	broken   chan struct{}   // capacity 1: beat is to relink
+	hasten   chan struct{}   // capacity 1: beat is not to wait
 	unlisted atomic.Bool     // this owner was put back into owners by a claim
 	astray   atomic.Bool     // there may be claims in own lists that are not open here
 
@@ -55,12 +57,14 @@ type store struct {
 
 	mu      sync.Mutex
 	err     error
-	down    chan struct{}       // the connection is lost; closed when there is one again; nil while it stands
-	why     error               // it is
-	beaten  chan struct{}       // closed and replaced at each good heartbeat
-	closing bool                // nothing new is started
-	closed  bool                // Close was called
-	own     map[string]*ownList // by source list
+	down    chan struct{}         // the connection is lost; closed when there is one again; nil while it stands
+	why     error                 // it is
+	beaten  chan struct{}         // closed and replaced at each good heartbeat
+	closing bool                  // nothing new is started
+	closed  bool                  // Close was called
+	own     map[string]*ownList   // by source list
+	wants   map[string][]*ownList // by queue, in the order of its steps
+	errand  errands
 	warned  map[string]bool
 	found   map[string][]string // by owner, lists that a search has found
 	keepers map[*keeper]struct{}

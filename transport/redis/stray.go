@@ -91,8 +91,10 @@ func (s *store) listsOf(owner string, fields []string) []string {
 		add(list)
 	}
 	if owner == s.env.Owner {
-		for list := range s.own {
-			add(list)
+		for list, l := range s.own {
+			if l.used() {
+				add(list)
+			}
 		}
 	}
 	return out

@@ -17,7 +17,7 @@ func (s *store) sweeper() {
 	var swept, idle time.Time // the last sweep; until when there is nothing to restore
 	var stuck int64
 	watch, strays := vigil{}, search{}
-	for {
+	for n := 0; ; n++ {
 		var r tickReport
 		select {
 		case r = <-s.ticked:
@@ -34,7 +34,7 @@ func (s *store) sweeper() {
 			return
 		}
 		s.recall()
-		s.mend()
+		s.mend(n%mendAll == 0)
 		died := s.takeOver(&watch, r)
 		now := time.Now()
 		if strays.due(r, s.unlisted.Swap(false), died, now) {

@@ -8,23 +8,27 @@ func TestABeliefEnds(t *testing.T) {
 	var k tracker
 	k.init()
 	k.on.Store(true)
-	lists := []string{"a", "b"}
+	lists := []*ownList{{source: "a"}, {source: "b"}}
+	for _, l := range lists {
+		k.know(l)
+	}
+	believed := func() bool { return len(k.open([][]*ownList{lists})) == 0 }
 	k.asking(lists)
 	k.answered(lists, true)
-	if !k.believed(lists) {
+	if !believed() {
 		t.Fatal("not believed")
 	}
 	k.asking(lists) // one asks, and another, of whom the first answer is late
 	k.asking(lists)
 	k.answered(lists, false)
 	k.answered(lists, true)
-	if k.believed(lists) {
+	if believed() {
 		t.Fatal("an older answer is believed")
 	}
 	k.asking(lists)
 	k.changed(nil)
 	k.answered(lists, true)
-	if k.believed(lists) {
+	if believed() {
 		t.Fatal("an answer from before the news is believed")
 	}
 }
