@@ -67,23 +67,33 @@ func Quick() Config {
 }
 
 // Run measures everything and tells each row once it is known. It starts the
-// brokers that it needs.
+// brokers that it needs. Memory comes first, on each of them: what has been busy
+// leaves stacks behind in which others find room, or none.
 func Run(ctx context.Context, c Config, tell func(Row) error) error {
 	var errs []error
-	for _, name := range c.Brokers {
-		c := c
-		if name == "rabbitmq" { // to declare and to fill takes longer than what is measured
-			c.Rounds, c.Window = min(c.Rounds, 3), 2*c.Window
-			c.Waiting = slices.DeleteFunc(slices.Clone(c.Waiting), func(n int) bool { return n > 100_000 })
-		}
-		if err := on(ctx, name, func(b *broker) error { return c.broker(ctx, b, tell) }); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+	for _, measure := range []func(*Config, context.Context, *broker, func(Row) error) error{(*Config).memory, (*Config).times} {
+		for _, name := range c.Brokers {
+			c := c
+			if name == "rabbitmq" { // to declare and to fill takes longer than what is measured
+				c.Rounds, c.Window = min(c.Rounds, 3), 2*c.Window
+				c.Waiting = slices.DeleteFunc(slices.Clone(c.Waiting), func(n int) bool { return n > 100_000 })
+			}
+			if err := on(ctx, name, func(b *broker) error { return measure(&c, ctx, b, tell) }); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (c *Config) broker(ctx context.Context, b *broker, tell func(Row) error) error {
+func (c *Config) memory(ctx context.Context, b *broker, tell func(Row) error) error {
+	if !c.wants(b, "memory") {
+		return nil
+	}
+	return c.footprint(ctx, b, tell)
+}
+
+func (c *Config) times(ctx context.Context, b *broker, tell func(Row) error) error {
 	for _, k := range c.curves() {
 		if !c.wants(b, k.name) {
 			continue
@@ -92,18 +102,15 @@ func (c *Config) broker(ctx context.Context, b *broker, tell func(Row) error) er
 			return fmt.Errorf("%s: %w", k.name, err)
 		}
 	}
-	for _, part := range []struct {
-		table string
-		do    func(context.Context, *broker, func(Row) error) error
-	}{{"memory", c.footprint}, {"start", c.start}, {"idle consumers", c.idle}} {
-		if !c.wants(b, part.table) {
-			continue
-		}
-		if err := part.do(ctx, b, tell); err != nil {
+	if c.wants(b, "start") {
+		if err := c.start(ctx, b, tell); err != nil {
 			return err
 		}
 	}
-	return nil
+	if !c.wants(b, "idle consumers") {
+		return nil
+	}
+	return c.idle(ctx, b, tell)
 }
 
 func (c *Config) wants(b *broker, table string) bool {
