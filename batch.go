@@ -3,10 +3,18 @@ package gombu
 import (
 	"context"
 	"errors"
+	"slices"
+)
+
+// A batch is handed over in pieces, so that the broker has something to do while
+// the rest is encoded: of so many messages or, when they are large, bytes.
+const (
+	pieceMost  = 128
+	pieceBytes = 64 << 10
 )
 
 // PublishBatch publishes ms in order and waits for all; they go to the broker
-// together. errs, when not nil, must be as long as ms and gets the outcome of
+// in few pieces. errs, when not nil, must be as long as ms and gets the outcome of
 // each; the result joins them.
 func (p *Producer) PublishBatch(ctx context.Context, ms []*Message, errs []error) error {
 	if errs == nil {
@@ -29,7 +37,7 @@ func (p *Producer) PublishBatch(ctx context.Context, ms []*Message, errs []error
 		}
 		i++
 	}
-	for i, k := range calls {
+	for i, k := range slices.Backward(calls) { // the last is answered last: one sleep for all
 		if k != nil {
 			errs[i] = p.lane.await(ctx, k)
 		}
@@ -37,14 +45,15 @@ func (p *Producer) PublishBatch(ctx context.Context, ms []*Message, errs []error
 	return errors.Join(errs...)
 }
 
-// enqueueSome puts copies of the first n of ms in the line together: as many as
-// there is room for, one at least, for which it waits. Each has a call then, or
-// an error.
+// enqueueSome puts copies of the first n of ms in the line together: a piece, as
+// far as there is room for it, one at least, for which it waits. Each has a call
+// then, or an error.
 func (l *lane) enqueueSome(ctx context.Context, p *Producer, ms []*Message, calls []*call, errs []error) (n int) {
 	until, _ := ctx.Deadline()
 	var some []*call
 	defer func() { l.lineUp(some) }() // also when a value panics as it is encoded
-	for ; n < len(ms); n++ {
+	bytes := 0
+	for ; n < len(ms) && len(some) < pieceMost && bytes < pieceBytes; n++ {
 		if errs[n] = p.ready(ctx, ms[n]); errs[n] != nil {
 			continue
 		}
@@ -60,6 +69,7 @@ func (l *lane) enqueueSome(ctx context.Context, p *Producer, ms []*Message, call
 			calls[n].out.Until = until
 			p.begin()
 			some = append(some, calls[n])
+			bytes += len(calls[n].own)
 		}
 	}
 	return n

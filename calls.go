@@ -37,15 +37,21 @@ func (l *lane) call(p *Producer, m *Message) (*call, error) {
 			<-l.room
 		}
 	}()
-	if err := p.prepare(m, &k.out); err != nil {
+	k.out.Body = k.own[:0]
+	mine, err := p.prepare(m, &k.out)
+	if err != nil {
 		return nil, err
 	}
 	prepared = true
 	if p.cfg.Resend && k.out.Props.MessageID == "" {
 		k.out.Props.MessageID = rand.Text()
 	}
-	k.own = append(k.own[:0], k.out.Body...)
-	k.out.Body = k.own
+	if mine {
+		k.own = k.out.Body
+	} else {
+		k.own = append(k.own[:0], k.out.Body...)
+		k.out.Body = k.own
+	}
 	k.out.Props.Headers = own(k.out.Props.Headers)
 	k.out.Props.Extra = own(k.out.Props.Extra)
 	return k, nil

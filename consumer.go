@@ -111,24 +111,38 @@ func (c *Conn) Run(ctx context.Context, cfg ConsumerConfig, h Handler) error {
 // exist at the start (ErrNotFound), or that another one has exclusively
 // (ErrConflict), or a connection that was refused for good.
 func (k *Consumer) Run(ctx context.Context, h Handler) error {
+	var r *run
+	var err error
+	apart(func() { r, err = k.start(ctx, h) })
+	if r != nil {
+		<-r.intake.Done()
+		apart(func() { err = r.stop(err) })
+	}
+	return err
+}
+
+// start makes the run that is k's, and the Conn's, and has it begin.
+func (k *Consumer) start(ctx context.Context, h Handler) (*run, error) {
 	r, err := k.newRun(ctx, h)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer r.stopIntake(ErrClosed) // also of a run that never serves: it hangs on ctx
 	k.mu.Lock()
-	if k.run != nil {
-		k.mu.Unlock()
-		return &Error{Op: "run", Kind: ErrInvalid, Err: errors.New("this Consumer is running already")}
+	busy := k.run != nil
+	if !busy {
+		k.run = r
 	}
-	k.run = r
 	k.mu.Unlock()
-	defer k.detach()
-	if err := k.c.register(r); err != nil {
-		return err
+	if busy {
+		err = &Error{Op: "run", Kind: ErrInvalid, Err: errors.New("this Consumer is running already")}
+	} else if err = k.c.register(r); err != nil {
+		k.detach()
 	}
-	defer k.c.unregister(r)
-	return r.serve()
+	if err != nil {
+		r.stopIntake(ErrClosed) // it hangs on ctx
+		return nil, err
+	}
+	return r, r.begin()
 }
 
 func (k *Consumer) detach() {

@@ -37,15 +37,15 @@ type Delivery struct {
 	fault error  // why it cannot be decoded
 	rec   *reception
 	tag   driver.Tag
-	state atomic.Uint32
 	one   [1]driver.Settlement // so that settling in place allocates nothing
+	state atomic.Uint32
 
-	try     int       // the number of the start to come, or of the one that was; at least 1
-	ended   bool      // the start before that came to its end, in a handler's error
-	asked   time.Time // when it first wanted to start; see suspects
+	ended   bool      // the start before the one to come came to its end, in a handler's error
 	counted bool      // the start to come is counted, or cannot be
 	done    bool      // its handler has done with it, whatever became of the claim
+	try     int       // the number of the start to come, or of the one that was; at least 1
 	tries   int       // what failed about it besides its handler
+	asked   time.Time // when it first wanted to start; see suspects
 	dead    *death    // it is on its way to the dead-letter queue
 	turn    *turn     // it is no message yet, but the next one of the retry queue
 }

@@ -6,61 +6,82 @@ import (
 	"time"
 )
 
-// jobs is the deliveries that wait for a worker, in order. Prefetch bounds it.
+// A job is a delivery that waits for a worker, or a place at which the worker
+// is to pull: one of the two.
+type job struct {
+	d    *Delivery
+	pull *puller
+}
+
+func (it job) rec() *reception {
+	if it.pull != nil {
+		return it.pull.rec
+	}
+	return it.d.rec
+}
+
+// jobs is what waits for a worker, in order. Prefetch bounds it.
 type jobs struct {
 	mu     sync.Mutex
 	more   sync.Cond // L is &mu
-	list   []*Delivery
+	list   []job
 	head   int
 	closed bool
-	start  func() // starts the workers, at the first delivery: one that is idle needs none; nil: done
+
+	most    int       // workers; fixed
+	hire    func(int) // starts the n-th worker, under mu; fixed
+	workers int       // hired
+	busy    int       // of these, with a job
 }
 
-func (j *jobs) init(start func()) { j.more.L, j.start = &j.mu, start }
-
-// staff has the workers started; the caller holds mu.
-func (j *jobs) staff() {
-	if j.start != nil {
-		j.start()
-		j.start = nil
-	}
+func (j *jobs) init(workers int, hire func(int)) {
+	j.more.L, j.most, j.hire = &j.mu, workers, hire
 }
 
-// push adds deliveries; false when no worker takes any more.
-func (j *jobs) push(ds []*Delivery) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.closed {
-		return false
+// called wakes workers for n jobs that were added; the caller holds mu. Nobody
+// is hired before there is something to do.
+func (j *jobs) called(n int) {
+	for j.workers < j.most && j.workers-j.busy < len(j.list)-j.head {
+		j.hire(j.workers)
+		j.workers++
 	}
-	if j.head > 0 && len(j.list)+len(ds) > cap(j.list) {
-		n := copy(j.list, j.list[j.head:])
-		clear(j.list[n:])
-		j.list, j.head = j.list[:n], 0
-	}
-	j.list = append(j.list, ds...)
-	j.staff()
-	if len(ds) == 1 {
+	if n == 1 {
 		j.more.Signal()
 	} else {
 		j.more.Broadcast()
 	}
+}
+
+// push adds deliveries of rec, and then its place, unless that is nil; false when
+// no worker takes any more of them.
+func (j *jobs) push(rec *reception, ds []*Delivery, place *puller) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed || rec.extracted {
+		return false
+	}
+	n := len(ds)
+	if place != nil {
+		n++
+	}
+	if j.head > 0 && len(j.list)+n > cap(j.list) {
+		left := copy(j.list, j.list[j.head:])
+		clear(j.list[left:])
+		j.list, j.head = j.list[:left], 0
+	}
+	for _, d := range ds {
+		j.list = append(j.list, job{d: d})
+	}
+	if place != nil {
+		j.list = append(j.list, job{pull: place})
+	}
+	j.called(n)
 	return true
 }
 
 // again puts one delivery back at the end; false when no worker takes any more
 // of its kind.
-func (j *jobs) again(d *Delivery) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.closed || d.rec.extracted {
-		return false
-	}
-	j.list = append(j.list, d)
-	j.staff()
-	j.more.Signal()
-	return true
-}
+func (j *jobs) again(d *Delivery) bool { return j.push(d.rec, []*Delivery{d}, nil) }
 
 // offer puts a turn of a retry queue in line, behind whoever is next, so that
 // neither the queue nor its copies wait for all of the other; false when no
@@ -71,28 +92,32 @@ func (j *jobs) offer(d *Delivery) bool {
 	if j.closed || d.rec.extracted {
 		return false
 	}
-	j.list = slices.Insert(j.list, min(j.head+1, len(j.list)), d)
-	j.staff()
-	j.more.Signal()
+	j.list = slices.Insert(j.list, min(j.head+1, len(j.list)), job{d: d})
+	j.called(1)
 	return true
 }
 
-// pop waits for a delivery; nil when the consumer stops.
-func (j *jobs) pop() *Delivery {
+// pop waits for a job, for a worker that had one before or not; none when the
+// consumer stops.
+func (j *jobs) pop(had bool) (it job, ok bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if had {
+		j.busy--
+	}
 	for j.head == len(j.list) && !j.closed {
 		j.more.Wait()
 	}
 	if j.closed {
-		return nil
+		return job{}, false
 	}
-	d := j.list[j.head]
-	j.list[j.head] = nil
+	it = j.list[j.head]
+	j.list[j.head] = job{}
 	if j.head++; j.head == len(j.list) {
 		j.list, j.head = j.list[:0], 0
 	}
-	return d
+	j.busy++
+	return it, true
 }
 
 // putBack returns d to the head; false when its reception has been extracted.
@@ -102,7 +127,7 @@ func (j *jobs) putBack(d *Delivery) bool {
 	if d.rec.extracted {
 		return false
 	}
-	j.list = slices.Insert(j.list, j.head, d)
+	j.list = slices.Insert(j.list, j.head, job{d: d})
 	return true
 }
 
@@ -114,17 +139,20 @@ func (j *jobs) close() {
 	j.more.Broadcast()
 }
 
-// extract takes out what belongs to rec.
+// extract takes out what belongs to rec, and returns the deliveries.
 func (j *jobs) extract(rec *reception) []*Delivery {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	rec.extracted = true
 	var out []*Delivery
-	j.list = slices.DeleteFunc(slices.Delete(j.list, 0, j.head), func(d *Delivery) bool {
-		if d.rec == rec {
-			out = append(out, d)
+	j.list = slices.DeleteFunc(slices.Delete(j.list, 0, j.head), func(it job) bool {
+		if it.rec() != rec {
+			return false
 		}
-		return d.rec == rec
+		if it.d != nil {
+			out = append(out, it.d)
+		}
+		return true
 	})
 	j.head = 0
 	return out

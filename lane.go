@@ -3,7 +3,6 @@ package gombu
 import (
 	"cmp"
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -38,59 +37,23 @@ type lane struct {
 	flight map[uint64]*call // submitted and unanswered; guarded by mu
 	seq    uint64
 
-	// Of whoever submits alone; guarded by mu when Inline.
+	// Of whoever submits alone.
 	tx    driver.Sender       // of at
 	try   driver.TrySubmitter // the same; nil: it has to wait
 	at    *session            // guarded by mu
-	one   [1]driver.Outgoing
 	out   []driver.Outgoing
 	batch []*call
 
 	wake chan struct{} // one token: the line is its goroutine's
 	free sync.Pool     // of *call; per lane, so that a channel never leaves its synctest bubble
+
+	inliners sync.Pool // of *inliner
 }
 
 func newLane(c *Conn, kind driver.SenderConfig) *lane {
 	l := &lane{c: c, kind: kind, room: make(chan struct{}, c.cfg.MaxPending), flight: map[uint64]*call{}, wake: make(chan struct{}, 1)}
 	l.free.New = func() any { return &call{done: make(chan error, 1)} }
 	return l
-}
-
-// inline publishes on the caller's goroutine, for transports that never block.
-func (l *lane) inline(ctx context.Context, p *Producer, m *Message) error {
-	var out driver.Outgoing
-	if err := p.prepare(m, &out); err != nil {
-		return err
-	}
-	for {
-		s, names, err := l.session(ctx)
-		if err != nil {
-			return err
-		}
-		l.mu.Lock()
-		if l.at != s {
-			if l.tx, err = l.open(ctx, s); err != nil {
-				l.mu.Unlock()
-				return l.c.sessionError(ctx, "publish", err)
-			}
-			l.at = s
-		}
-		l.one[0] = out
-		names.address(&l.one[0])
-		if _, err = l.tx.Submit(ctx, l.one[:]); err == nil {
-			err = l.one[0].Err
-		}
-		l.one[0] = driver.Outgoing{}
-		l.mu.Unlock()
-		select {
-		case <-s.Done():
-			if errors.Is(err, ErrNotSent) {
-				continue
-			}
-		default:
-		}
-		return err
-	}
 }
 
 // enqueue puts a copy of m in the line; its caller waits until then, if that is known.

@@ -45,8 +45,9 @@ type Message struct {
 	asIs bool // Body has no defaults: it was a message before
 }
 
-// prepare builds what the driver sends. out.Body may alias m.Body.
-func (p *Producer) prepare(m *Message, out *driver.Outgoing) error {
+// prepare builds what the driver sends. A serializer may write into the memory
+// that out.Body has before; mine is false when out.Body aliases m's.
+func (p *Producer) prepare(m *Message, out *driver.Outgoing) (mine bool, err error) {
 	c := p.c
 	out.Exchange, out.Key = m.Exchange, m.Key
 	if m.Queue != "" {
@@ -60,31 +61,32 @@ func (p *Producer) prepare(m *Message, out *driver.Outgoing) error {
 		}
 	}
 	out.Props = m.Properties
-	if err := p.encode(m, out); err != nil {
-		return err
+	if mine, err = p.encode(m, out); err != nil {
+		return mine, err
 	}
 	if name := firstOf(m.Compression, p.cfg.Compression); name != "" {
 		if err := compress(c.codecs, name, out); err != nil {
-			return err
+			return mine, err
 		}
+		mine = false // its author may keep it
 	}
 	if len(out.Body) > c.cfg.MaxBody {
-		return &Error{Op: "publish", Transport: c.scheme(), Entity: target(out), Kind: ErrTooLarge,
+		return mine, &Error{Op: "publish", Transport: c.scheme(), Entity: target(out), Kind: ErrTooLarge,
 			Err: fmt.Errorf("the body has %d bytes, MaxBody is %d", len(out.Body), c.cfg.MaxBody)}
 	}
 	if len(out.Exchange) > 255 || len(out.Key) > 255 {
-		return &Error{Op: "publish", Transport: c.scheme(), Kind: ErrInvalid, Err: errors.New("an exchange name and a routing key have at most 255 bytes")}
+		return mine, &Error{Op: "publish", Transport: c.scheme(), Kind: ErrInvalid, Err: errors.New("an exchange name and a routing key have at most 255 bytes")}
 	}
 	p.route(m, out)
 	if out.Props.Expiration != 0 && !c.keeps("expiration") {
 		if err := c.unsupported("publish", target(out), "expiration"); err != nil {
-			return err
+			return mine, err
 		}
 	}
 	if m.Mandatory == MandatoryOn && !c.keeps("mandatory_fanout") && (*c.topo.exchanges.Load())[out.Exchange].Type == Fanout {
-		return c.unsupported("publish", target(out), "mandatory on a fanout exchange")
+		return mine, c.unsupported("publish", target(out), "mandatory on a fanout exchange")
 	}
-	return nil
+	return mine, nil
 }
 
 // route fills in what the exchange decides.
@@ -125,8 +127,10 @@ func (s *session) address(out *driver.Outgoing) {
 	}
 }
 
-func (p *Producer) encode(m *Message, out *driver.Outgoing) error {
-	if m.Body != nil || m.Value == nil && m.Serializer == "" && p.cfg.Serializer == "" {
+// encode fills in the body and what it is; mine is as in prepare.
+func (p *Producer) encode(m *Message, out *driver.Outgoing) (mine bool, err error) {
+	name := firstOf(m.Serializer, p.cfg.Serializer)
+	if m.Body != nil || m.Value == nil && name == "" {
 		out.Body = m.Body
 		if out.Props.ContentType == "" && !m.asIs {
 			out.Props.ContentType = codec.TypeData
@@ -134,19 +138,19 @@ func (p *Producer) encode(m *Message, out *driver.Outgoing) error {
 		if out.Props.ContentEncoding == "" && !m.asIs {
 			out.Props.ContentEncoding = "binary"
 		}
-		return nil
+		return false, nil
 	}
 	if m.ContentType != "" {
 		if ok, err := custom(m, out); ok || err != nil {
-			return err
+			return false, err
 		}
 	}
-	body, typ, encoding, err := p.c.codecs.Encode(firstOf(m.Serializer, p.cfg.Serializer), m.Value)
-	if err != nil {
-		return err
+	if b, ok := m.Value.([]byte); ok && name == "" {
+		out.Body, out.Props.ContentType, out.Props.ContentEncoding = b, codec.TypeData, "binary"
+		return false, nil
 	}
-	out.Body, out.Props.ContentType, out.Props.ContentEncoding = body, typ, encoding
-	return nil
+	out.Body, out.Props.ContentType, out.Props.ContentEncoding, err = p.c.codecs.Append(out.Body[:0], name, m.Value)
+	return true, err
 }
 
 // custom is Kombu's rule for a content type given by hand: text and bytes are

@@ -22,12 +22,14 @@ type reception struct {
 	ctx      context.Context // of its handlers
 	end      context.CancelCauseFunc
 	unhook   func() bool
+	pull     *puller      // nil: its source receives
+	open     atomic.Int64 // received and not settled, and handlers that run
+	awaited  atomic.Bool  // somebody wants to know when open is zero
 
 	extracted bool // its waiting deliveries were taken out; guarded by jobs.mu
 	released  bool // its held deliveries were taken out; guarded by held.mu
 
 	mu      sync.Mutex
-	open    int           // received and not settled, and handlers that run
 	idle    chan struct{} // closed when open falls to zero; nil: nobody waits
 	line    []settling
 	enough  int           // that many in the line are not kept waiting; fixed
@@ -71,42 +73,42 @@ func (rec *reception) abandon(err error) {
 }
 
 func (rec *reception) took(n int) {
-	if rec.src.run.cfg.NoAck {
-		return
+	if !rec.src.run.cfg.NoAck {
+		rec.open.Add(int64(n))
 	}
-	rec.mu.Lock()
-	rec.open += n
-	rec.mu.Unlock()
 }
 
 // begin counts a handler: it may run on after it has settled its delivery, and
 // without acks there is nothing to settle. It ends with gave(1).
-func (rec *reception) begin() {
+func (rec *reception) begin() { rec.open.Add(1) }
+
+func (rec *reception) gave(n int) {
+	if rec.open.Add(int64(-n)) > 0 || !rec.awaited.Load() {
+		return
+	}
 	rec.mu.Lock()
-	rec.open++
+	rec.isIdle()
 	rec.mu.Unlock()
 }
 
-func (rec *reception) gave(n int) {
-	rec.mu.Lock()
-	if rec.open -= n; rec.open == 0 && rec.idle != nil {
+// isIdle tells who waits if nothing is open; the caller holds mu.
+func (rec *reception) isIdle() {
+	if rec.idle != nil && rec.open.Load() == 0 {
 		close(rec.idle)
 		rec.idle = nil
 	}
-	rec.mu.Unlock()
 }
 
 // wait returns when all is settled and no handler runs, or with ctx.
 func (rec *reception) wait(ctx context.Context) {
 	rec.mu.Lock()
-	if rec.open > 0 && rec.idle == nil {
+	rec.awaited.Store(true) // before open is looked at, as gave does it after
+	if rec.idle == nil {
 		rec.idle = make(chan struct{})
 	}
 	idle := rec.idle
+	rec.isIdle()
 	rec.mu.Unlock()
-	if idle == nil {
-		return
-	}
 	select {
 	case <-idle:
 	case <-ctx.Done():

@@ -39,6 +39,7 @@ const lookSpread = 40 * time.Millisecond
 func (s *source) watchRetries() {
 	s.mu.Lock()
 	if s.retry == nil {
+		s.moving = make(chan struct{}, 1)
 		s.retry = &retrier{src: s, wake: make(chan struct{}, 1)}
 	}
 	q := s.retry

@@ -53,7 +53,7 @@ type run struct {
 func newRun(ctx context.Context, k *Consumer, h Handler, accept codec.AcceptSet) *run {
 	r := &run{k: k, c: k.c, cfg: &k.cfg, h: h, accept: accept, sources: map[string]*source{},
 		limit: make(chan context.Context, 1), done: make(chan struct{}), twins: newTwins(k.cfg.Workers)}
-	r.jobs.init(r.staff)
+	r.jobs.init(k.cfg.Workers, func(i int) { r.workers.Go(func() { r.worker(i) }) })
 	r.held.wake = make(chan struct{}, 1)
 	base := context.WithoutCancel(k.c.ctx)
 	// A child of Run's context: when a handler ends that, nothing begins after it.
@@ -64,10 +64,32 @@ func newRun(ctx context.Context, k *Consumer, h Handler, accept codec.AcceptSet)
 	return r
 }
 
-// serve runs until Run's context ends, Shutdown asks, or something cannot be helped.
-func (r *run) serve() error {
+// stop is the end of a run; err is begin's.
+func (r *run) stop(err error) error {
+	defer r.c.unregister(r)
+	defer r.k.detach()
 	defer close(r.done)
 	defer r.end(ErrClosed)
+	if !r.begun {
+		return err
+	}
+	r.drain()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = errors.Join(r.fatal, r.err)
+	return r.err
+}
+
+// apart runs f and waits for it. What f does leaves a goroutine that sleeps for
+// as long as a consumer lives with the smallest of stacks.
+func apart(f func()) {
+	var wg sync.WaitGroup
+	wg.Go(f)
+	wg.Wait()
+}
+
+// begin declares, and starts sources and workers. If it cannot, there is no intake.
+func (r *run) begin() error {
 	if err := r.c.declareOnce(r.intake, r.cfg.Declare); err != nil {
 		if r.intake.Err() != nil {
 			return nil
@@ -85,19 +107,7 @@ func (r *run) serve() error {
 		r.add(q)
 	}
 	r.k.standing("", false) // wakes Ready: Run is on
-	<-r.intake.Done()
-	r.drain()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.err = errors.Join(r.fatal, r.err)
-	return r.err
-}
-
-// staff starts the workers.
-func (r *run) staff() {
-	for i := range r.cfg.Workers {
-		r.workers.Go(func() { r.worker(i) })
-	}
+	return nil
 }
 
 // fail ends the run with an error that waiting cannot help.
@@ -215,7 +225,17 @@ func (r *run) waitSources() {
 }
 
 func (r *run) worker(i int) {
-	for d := r.next(); d != nil; d = r.next() {
+	for had := false; ; had = true {
+		it, ok := r.next(had)
+		if !ok {
+			return
+		}
+		d := it.d
+		if it.pull != nil {
+			if d = it.pull.pull(true); d == nil {
+				continue
+			}
+		}
 		t := d.turn
 		switch {
 		case t != nil:
@@ -237,10 +257,10 @@ func (r *run) worker(i int) {
 	}
 }
 
-// next is what a worker is to do; nil when the consumer stops. An iterator's
+// next is what a worker is to do; nothing when the consumer stops. An iterator's
 // takes nothing before its loop wants it: a start would be counted, a copy
 // taken, for nobody.
-func (r *run) next() *Delivery {
+func (r *run) next(had bool) (job, bool) {
 	if idle := r.k.idle; idle != nil {
 		select {
 		case <-idle:
@@ -248,7 +268,7 @@ func (r *run) next() *Delivery {
 		case <-r.intake.Done():
 		}
 	}
-	return r.jobs.pop()
+	return r.jobs.pop(had)
 }
 
 func (r *run) handle(d *Delivery) {

@@ -31,6 +31,7 @@ type link struct {
 	c    *Conn
 	role driver.Role
 
+	live    atomic.Pointer[session] // cur, for who publishes; changed under mu
 	mu      sync.Mutex
 	cur     *session
 	changed chan struct{} // closed and replaced at every change of what get looks at
@@ -95,6 +96,9 @@ func (l *link) peek() *session {
 // the supervisor has not let go of yet, is none: who asks in a loop would get
 // it again and again, and spend its retries on it.
 func (l *link) get(ctx context.Context, op string) (*session, error) {
+	if s := l.live.Load(); s != nil && !s.over() {
+		return s, nil
+	}
 	asked := false
 	for {
 		l.mu.Lock()
@@ -207,6 +211,7 @@ func (l *link) install(s *session) bool {
 		return false
 	}
 	l.cur, l.ever, l.last = s, true, nil
+	l.live.Store(s)
 	l.announce()
 	return true
 }
@@ -219,6 +224,7 @@ func (l *link) drop(s *session) bool {
 	live := l.c.ctx.Err() == nil
 	if live {
 		l.cur = nil
+		l.live.Store(nil)
 	}
 	l.last = s.Err()
 	l.announce()
@@ -345,6 +351,7 @@ func (l *link) close(ctx context.Context) error {
 	l.mu.Lock()
 	s := l.cur
 	l.cur, l.closed = nil, true
+	l.live.Store(nil)
 	l.announce()
 	l.mu.Unlock()
 	if s == nil {

@@ -23,7 +23,7 @@ type source struct {
 	done   chan struct{}
 	before *source // of the same queue, cancelled and not done yet; nil: none
 
-	moving     chan struct{} // cap 1: holds a token while copies are published or taken
+	moving     chan struct{} // cap 1: holds a token while copies are published or taken; made with the retrier
 	unreadable atomic.Bool   // the retry queue: reading it is denied
 	suspects   suspects
 
@@ -39,7 +39,7 @@ func (r *run) add(queue string) {
 	if before != nil && before.ctx.Err() == nil || !r.begun || r.intake.Err() != nil {
 		return
 	}
-	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), moving: make(chan struct{}, 1), done: make(chan struct{}), before: before}
+	s := &source{run: r, queue: queue, resume: make(chan struct{}, 1), done: make(chan struct{}), before: before}
 	s.ctx, s.stop = context.WithCancelCause(r.intake)
 	r.sources[queue] = s
 	r.aux.Go(s.loop)
@@ -108,7 +108,11 @@ func (s *source) loop() {
 		}
 		first = false
 		began := time.Now()
-		err = s.receive(rec)
+		if rec.pull != nil {
+			err = s.stand(rec)
+		} else {
+			err = s.receive(rec)
+		}
 		s.left(rec, err, began, &tries)
 	}
 }
@@ -210,6 +214,7 @@ func (s *source) reception(sess *session, rx driver.Receiver, prefetch int) *rec
 	if !s.run.cfg.FinishLost {
 		rec.unhook = context.AfterFunc(sess.ctx, func() { rec.lost(context.Cause(sess.ctx)) })
 	}
+	rec.pull = newPuller(rec)
 	return rec
 }
 
@@ -226,34 +231,22 @@ const slabSize = 16
 
 // receive hands deliveries to the workers until the subscription or s ends.
 func (s *source) receive(rec *reception) error {
-	most := min(max(s.run.k.prefetch(s.queue), 1), 256)
+	most := min(max(s.run.k.prefetch(s.queue), 1), maxBatch)
 	dst := make([]driver.Incoming, 1) // an idle consumer needs no more
-	var spare []Delivery              // one allocation serves several messages
-	var ds []*Delivery
 	for {
 		n, err := rec.rx.Receive(s.ctx, dst)
 		if n > 0 {
-			if len(spare) < n {
-				spare = make([]Delivery, max(n, slabSize))
-			}
-			slab := spare[:n:n]
-			spare = spare[n:]
+			b := baskets.Get().(*basket)
+			ds := b.fill(dst[:n], rec)
 			rec.took(n)
-			ds = ds[:0]
-			for i := range slab {
-				slab[i].fill(&dst[i], rec)
-				dst[i] = driver.Incoming{}
-				if !s.run.twins.hold(&slab[i]) {
-					ds = append(ds, &slab[i])
-				}
-			}
-			if !s.run.jobs.push(ds) {
+			if !s.run.jobs.push(rec, ds, nil) {
 				rec.settleAll(ds, driver.Release)
 			}
 			clear(ds)
+			baskets.Put(b)
 		}
 		if n == len(dst) && n < most {
-			dst = make([]driver.Incoming, min(2*n, most))
+			dst = make([]driver.Incoming, min(4*n, most))
 		}
 		if err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gombu/gombu/bench/codecs"
 	"github.com/gombu/gombu/bench/contender"
 	"github.com/gombu/gombu/bench/memory"
 	"github.com/gombu/gombu/bench/rabbitmq"
@@ -23,7 +24,7 @@ import (
 
 // all are the suites, in the order in which they run.
 func all() []contender.Suite {
-	return slices.Concat(rabbitmq.Suites(), redis.Suites(), memory.Suites())
+	return slices.Concat(rabbitmq.Suites(), redis.Suites(), memory.Suites(), codecs.Suites())
 }
 
 type options struct {

@@ -162,6 +162,7 @@ func digits(v float64) string {
 func describe(j contender.Job) string {
 	words := []string{map[string]string{
 		contender.Publish: "publish", contender.Consume: "consume", contender.EndToEnd: "end to end", contender.Latency: "latency", contender.Idle: "idle",
+		contender.Code: "coded on one core",
 	}[j.Work]}
 	if j.Size > 0 {
 		words = append(words, fmt.Sprintf("%s bytes", thousands(float64(j.Size))))
@@ -174,7 +175,7 @@ func describe(j contender.Job) string {
 		words = append(words, fmt.Sprintf("persistent, confirmed, window %d", j.Window))
 	case j.Confirm:
 		words = append(words, "persistent, confirmed one by one")
-	case j.Work != contender.Consume && j.Work != contender.Idle:
+	case j.Work == contender.Publish, j.Work == contender.EndToEnd, j.Work == contender.Latency:
 		words = append(words, "transient, not confirmed")
 	}
 	for _, n := range []struct {

@@ -2,42 +2,10 @@ package codec
 
 import (
 	"encoding/json"
-	"strconv"
-	"strings"
 	"testing"
-)
 
-// bodies are 16 KiB of each kind of JSON.
-func bodies() map[string][]byte {
-	const size = 16 << 10
-	repeat := func(open, end string, part func(i int) string) []byte {
-		var b strings.Builder
-		b.WriteString(open)
-		for i := 0; b.Len() < size-64; i++ {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			b.WriteString(part(i))
-		}
-		return []byte(b.String() + end)
-	}
-	text := func(s string) []byte {
-		return []byte(`{"id": 7, "kind": "note", "at": 1700000000.25, "ok": true, "text": "` + strings.Repeat(s, size/len(s)) + `"}`)
-	}
-	return map[string][]byte{
-		"string":  text("The quick brown fox jumps over the lazy dog; "),
-		"escapes": text(`l\u00e4ngst \"da\"\n\ud83d\ude00 `),
-		"fields": repeat("[", "]", func(i int) string {
-			return `{"id": ` + strconv.Itoa(i) + `, "name": "user` + strconv.Itoa(i) + `", "active": true, "score": 0.5, "city": "Oslo"}`
-		}),
-		"numbers": repeat(`{"values": [`, "]}", func(i int) string {
-			if i%2 == 0 {
-				return strconv.Itoa(i * 7919)
-			}
-			return strconv.FormatFloat(float64(i)*1.0625+1e-3, 'g', -1, 64)
-		}),
-	}
-}
+	"github.com/gombu/gombu/internal/specimen"
+)
 
 type noteBody struct {
 	ID   int     `json:"id"`
@@ -66,16 +34,14 @@ func structs(kind string) any {
 	return new(noteBody)
 }
 
-var kinds = []string{"string", "fields", "escapes", "numbers"}
-
 // BenchmarkDecode reads into an any, BenchmarkDecodeStruct into a user's type.
 func BenchmarkDecode(b *testing.B) { benchmarkDecode(b, func(string) any { return new(any) }) }
 
 func BenchmarkDecodeStruct(b *testing.B) { benchmarkDecode(b, structs) }
 
 func benchmarkDecode(b *testing.B, target func(kind string) any) {
-	for _, kind := range kinds {
-		body := bodies()[kind]
+	for _, kind := range specimen.Kinds {
+		body := specimen.Body(kind)
 		for _, c := range []struct {
 			name   string
 			decode func([]byte, any) error
@@ -96,12 +62,12 @@ func benchmarkDecode(b *testing.B, target func(kind string) any) {
 // BenchmarkEncode writes what BenchmarkDecodeStruct read.
 func BenchmarkEncode(b *testing.B) {
 	for _, form := range []string{"struct", "any"} {
-		for _, kind := range kinds {
+		for _, kind := range specimen.Kinds {
 			v := any(new(any))
 			if form == "struct" {
 				v = structs(kind)
 			}
-			if err := json.Unmarshal(bodies()[kind], v); err != nil {
+			if err := json.Unmarshal(specimen.Body(kind), v); err != nil {
 				b.Fatal(err)
 			}
 			for _, c := range []struct {

@@ -46,28 +46,37 @@ type Compression struct {
 // value is empty; New has the built-in ones. Safe for use by several goroutines.
 type Registry struct {
 	mu           sync.RWMutex
-	codecs       map[string]*Codec       // by name and by content type
+	codecs       map[string]*entry       // by name and by content type
 	compressions map[string]*Compression // by name and by content type
+}
+
+// An entry is a codec, and how it writes into memory that is there.
+type entry struct {
+	Codec
+	append func(dst []byte, v any) ([]byte, error) // nil: as Encode
 }
 
 // New returns a registry with json, text, raw and gzip/zlib.
 func New() *Registry {
 	r := &Registry{}
-	for _, c := range []Codec{JSON(), text(), raw()} {
-		r.Register(c)
+	r.register(&entry{JSON(), (&jsonEncoder{}).append})
+	for _, c := range []Codec{text(), raw()} {
+		r.register(&entry{c, appendData})
 	}
 	r.RegisterCompression(zlibCompression())
 	return r
 }
 
 // Register adds c, replacing a codec of the same name or content type.
-func (r *Registry) Register(c Codec) {
+func (r *Registry) Register(c Codec) { r.register(&entry{Codec: c}) }
+
+func (r *Registry) register(e *entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.codecs == nil {
-		r.codecs = map[string]*Codec{}
+		r.codecs = map[string]*entry{}
 	}
-	r.codecs[c.Name], r.codecs[c.ContentType] = &c, &c
+	r.codecs[e.Name], r.codecs[e.ContentType] = e, e
 }
 
 // RegisterCompression adds c, replacing one of the same names.
@@ -86,13 +95,21 @@ func (r *Registry) RegisterCompression(c Compression) {
 // Codec returns the codec of a name or content type; an unknown one is
 // ErrInvalid and names the near ones.
 func (r *Registry) Codec(name string) (*Codec, error) {
+	e, err := r.entry(name)
+	if err != nil {
+		return nil, err
+	}
+	return &e.Codec, nil
+}
+
+func (r *Registry) entry(name string) (*entry, error) {
 	r.mu.RLock()
-	c := r.codecs[name]
+	e := r.codecs[name]
 	r.mu.RUnlock()
-	if c == nil {
+	if e == nil {
 		return nil, r.unknown("serializer", name, r.codecNames())
 	}
-	return c, nil
+	return e, nil
 }
 
 // Compression returns the compression of a name or content type; an unknown
@@ -129,25 +146,42 @@ func (r *Registry) unknown(what, name string, known []string) error {
 }
 
 // Encode encodes v. With name empty Kombu's rule holds: text/plain for a
-// string, application/data for []byte, json for the rest.
+// string, application/data for []byte, json for the rest. The body is the
+// caller's, except that []byte without a name is returned as it is.
 func (r *Registry) Encode(name string, v any) (body []byte, contentType, contentEncoding string, err error) {
+	if b, ok := v.([]byte); ok && name == "" {
+		return b, TypeData, "binary", nil
+	}
+	return r.Append(nil, name, v)
+}
+
+// Append is Encode to the end of dst, whose memory it uses where there is enough
+// of it; []byte is copied too. After an error dst is returned as it was.
+func (r *Registry) Append(dst []byte, name string, v any) (body []byte, contentType, contentEncoding string, err error) {
 	if name == "" {
-		switch b := v.(type) {
+		switch v.(type) {
 		case []byte:
-			return b, TypeData, "binary", nil
+			name = "raw"
 		case string:
 			name = "text"
 		default:
 			name = "json"
 		}
 	}
-	c, err := r.Codec(name)
+	c, err := r.entry(name)
 	if err != nil {
-		return nil, "", "", err
+		return dst, "", "", err
 	}
-	body, err = c.Encode(v)
+	switch {
+	case c.append != nil:
+		body, err = c.append(dst, v)
+	default:
+		if body, err = c.Encode(v); len(dst) > 0 || cap(dst) >= len(body) {
+			body = append(dst, body...)
+		}
+	}
 	if err != nil {
-		return nil, "", "", &driver.Error{Op: "encode", Entity: c.Name, Kind: driver.ErrInvalid, Err: err}
+		return dst, "", "", &driver.Error{Op: "encode", Entity: c.Name, Kind: driver.ErrInvalid, Err: err}
 	}
 	encoding := c.ContentEncoding
 	if _, ok := v.(string); ok && c.Name == "raw" {

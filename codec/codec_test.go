@@ -127,3 +127,23 @@ func TestContentTypeParameters(t *testing.T) {
 		t.Error("accept list", err)
 	}
 }
+
+// Append writes behind what is there, and leaves that alone when it fails.
+func TestAppend(t *testing.T) {
+	r := New()
+	for name, v := range map[string]any{"json": map[string]any{"a": 1}, "text": "text", "raw": []byte("raw"), "": []byte("bytes")} {
+		want, typ, encoding, err := r.Encode(name, v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, dst := range [][]byte{nil, []byte("before"), append(make([]byte, 0, 64), "before"...)} {
+			got, typ2, encoding2, err := r.Append(dst, name, v)
+			if err != nil || string(got) != string(dst)+string(want) || typ2 != typ || encoding2 != encoding {
+				t.Errorf("%q behind %q: %q, %s, %s, %v", name, dst, got, typ2, encoding2, err)
+			}
+		}
+		if got, _, _, err := r.Append([]byte("before"), name, func() {}); err == nil || string(got) != "before" {
+			t.Errorf("%q: %q, %v", name, got, err)
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package codec
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -24,18 +23,23 @@ var room = sync.Pool{New: func() any { return new([]byte) }}
 // maxRoom is how large a body's room is kept.
 const maxRoom = 256 << 10
 
-func (e *jsonEncoder) encode(v any) ([]byte, error) {
+func (e *jsonEncoder) encode(v any) ([]byte, error) { return e.append(nil, v) }
+
+// append writes to the end of dst, straight when that has room to grow in.
+func (e *jsonEncoder) append(dst []byte, v any) ([]byte, error) {
+	if cap(dst) > len(dst) {
+		return e.any(dst, v, 0)
+	}
 	buf := room.Get().(*[]byte)
 	b, err := e.any((*buf)[:0], v, 0)
-	var body []byte
 	if err == nil {
-		body = bytes.Clone(b)
+		dst = append(dst, b...)
 	}
 	if cap(b) <= maxRoom {
 		*buf = b
 		room.Put(buf)
 	}
-	return body, err
+	return dst, err
 }
 
 // any writes what is mostly met in an any without asking for its type's writer.

@@ -30,14 +30,16 @@ func raw() Codec {
 	}
 }
 
-func encodeData(v any) ([]byte, error) {
+func encodeData(v any) ([]byte, error) { return appendData(nil, v) }
+
+func appendData(dst []byte, v any) ([]byte, error) {
 	switch v := v.(type) {
 	case []byte:
-		return bytes.Clone(v), nil
+		return append(dst, v...), nil
 	case string:
-		return []byte(v), nil
+		return append(dst, v...), nil
 	case fmt.Stringer:
-		return []byte(v.String()), nil
+		return append(dst, v.String()...), nil
 	}
 	return nil, fmt.Errorf("want a string or []byte, have %T", v)
 }

@@ -235,6 +235,16 @@ type (
 	Mover interface {
 		Move(ctx context.Context, m []Move) error
 	}
+	// A TryReceiver need not be waited for: receiving never blocks on a socket.
+	TryReceiver interface {
+		// Notify has ready called, from any goroutine and under no lock, when another
+		// TryReceive is worth it after one that did not fill dst, maybe before that
+		// returns; with the error when the receiver is over. It may be called
+		// more often. Notify is called once, before anything is received.
+		Notify(ready func(error))
+		// TryReceive is Receive without the wait: n may be 0.
+		TryReceive(dst []Incoming) (n int, err error)
+	}
 )
 
 // A Lease names a claim to extend.

@@ -23,6 +23,7 @@ type conn struct {
 	env    driver.Env
 	router Router      // nil: bindings are the engine's own
 	caster Broadcaster // nil: a fan-out is a copy per queue
+	watch  Watcher     // nil: not inline
 
 	ctx     context.Context // ends with the session; never used for a caller's wait
 	cancel  context.CancelFunc
@@ -48,6 +49,9 @@ func newConn(ctx context.Context, e *engine, store Store, env driver.Env) *conn 
 	c.router, _ = store.(Router)
 	c.caster, _ = store.(Broadcaster)
 	c.info.Inline = c.info.Inline && c.caster == nil // broadcasts need a backlog
+	if c.info.Inline {
+		c.watch = store.(Watcher)
+	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if ended := store.Done(); ended != nil {
 		c.wg.Go(func() {

@@ -6,33 +6,44 @@ import (
 	"sync"
 )
 
-// uuids makes version 4 UUID texts, 256 for each read of the system's random
-// source.
+const (
+	uuidBytes = 16
+	uuidText  = 36
+	uuidsMade = 32 // at a time
+)
+
+// uuids makes version 4 UUID texts, as many at a time as share a string: they
+// are short-lived, and each would be an allocation.
 type uuids struct {
 	mu   sync.Mutex
-	rest []byte
-	buf  [4096]byte
+	rest string
 }
 
 func (u *uuids) next() string {
-	var id [16]byte
 	u.mu.Lock()
-	if len(u.rest) == 0 {
-		_, _ = rand.Read(u.buf[:]) // never fails: it ends the program instead
-		u.rest = u.buf[:]
+	defer u.mu.Unlock()
+	if u.rest == "" {
+		u.rest = makeUUIDs()
 	}
-	copy(id[:], u.rest)
-	u.rest = u.rest[len(id):]
-	u.mu.Unlock()
+	id := u.rest[:uuidText]
+	u.rest = u.rest[uuidText:]
+	return id
+}
 
-	id[6] = id[6]&0x0f | 0x40
-	id[8] = id[8]&0x3f | 0x80
-	var text [36]byte
-	hex.Encode(text[0:], id[0:4])
-	hex.Encode(text[9:], id[4:6])
-	hex.Encode(text[14:], id[6:8])
-	hex.Encode(text[19:], id[8:10])
-	hex.Encode(text[24:], id[10:16])
-	text[8], text[13], text[18], text[23] = '-', '-', '-', '-'
-	return string(text[:])
+func makeUUIDs() string {
+	var random [uuidBytes * uuidsMade]byte
+	_, _ = rand.Read(random[:]) // never fails: it ends the program instead
+	var texts [uuidText * uuidsMade]byte
+	for i := range uuidsMade {
+		id, text := random[i*uuidBytes:][:uuidBytes], texts[i*uuidText:][:uuidText]
+		id[6] = id[6]&0x0f | 0x40
+		id[8] = id[8]&0x3f | 0x80
+		hex.Encode(text[0:], id[0:4])
+		hex.Encode(text[9:], id[4:6])
+		hex.Encode(text[14:], id[6:8])
+		hex.Encode(text[19:], id[8:10])
+		hex.Encode(text[24:], id[10:16])
+		text[8], text[13], text[18], text[23] = '-', '-', '-', '-'
+	}
+	return string(texts[:])
 }

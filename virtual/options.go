@@ -14,6 +14,14 @@ import (
 // Info.Atomic, which makes a Mover. One type for each combination, because a
 // receiver must not claim what its store cannot do.
 func (r *receiver) withOptions() driver.Receiver {
+	if r.watch != nil {
+		return struct {
+			*receiver
+			counter
+			mover
+			inline
+		}{r, counter{r}, mover{r}, inline{r}}
+	}
 	_, leases := r.c.store.(driver.Leaser)
 	_, counts := r.c.store.(driver.Counter)
 	switch l, n, m := (extender{r}), (counter{r}), (mover{r}); {

@@ -42,8 +42,8 @@ type parcel struct {
 // maxParcel is how many bytes one Push may hold a server with; maxArena is how
 // much memory an idle sender keeps.
 const (
-	maxParcel = 4 << 20
-	maxArena  = 1 << 20
+	maxParcel = 1 << 20
+	maxArena  = 2 << 20
 )
 
 func newPusher(c *conn, cfg driver.SenderConfig) *pusher {
@@ -116,7 +116,13 @@ func (s *pusher) TrySubmit(batch []driver.Outgoing) int {
 // take copies as many messages as there is room for.
 func (s *pusher) take(batch []driver.Outgoing) (int, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer func() {
+		work := len(s.filling.msgs) > 0
+		s.mu.Unlock()
+		if work {
+			signal(s.work)
+		}
+	}()
 	for i := range batch {
 		if s.over != nil {
 			return i, s.over
@@ -131,7 +137,6 @@ func (s *pusher) take(batch []driver.Outgoing) (int, error) {
 		}
 		m.Done = false
 		s.open++
-		signal(s.work)
 	}
 	return len(batch), nil
 }

@@ -2,9 +2,8 @@ package virtual
 
 import (
 	"context"
-	"math"
-	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gombu/gombu/driver"
@@ -17,44 +16,39 @@ const (
 	// claimWait is how long an idle Claim may block over a socket; it is
 	// interrupted sooner when what is wanted changes.
 	claimWait = 10 * time.Second
-	// forever is the same for an inline store, which then needs no timer.
-	forever = time.Duration(math.MaxInt64)
 )
 
 // receiver takes from one queue. Its credit counts what was received and is
 // not settled, and what waits in its backlog.
 //
-// Over an inline store Receive itself claims, with nobody between. Otherwise a
-// claimer (claimer.go) and the pumps of fan-outs (subscribe.go) fill the
-// backlog, and Receive decodes from there.
+// Over an inline store whoever receives claims, with nobody between (inline.go).
+// Otherwise a claimer (claimer.go) and the pumps of fan-outs (subscribe.go) fill
+// the backlog, and Receive decodes from there.
 type receiver struct {
 	c       *conn
 	queue   string
 	cfg     driver.ReceiverConfig
 	claimer *claimer // nil over an inline store
+	watch   Watch    // nil over any other
 
 	mu       sync.Mutex
 	prefetch int
 	slots    slots
 	backlog  backlog
-	busy     bool               // a Claim for this receiver is running
-	stop     context.CancelFunc // ends that Claim, when it is Receive's own and may block
-	idle     chan struct{}      // closed when busy ends; made by who waits for it
+	busy     bool          // a Claim for this receiver is running
+	idle     chan struct{} // closed when busy ends; made by who waits for it
+	starved  bool          // tryReceive found no room, or took what there was
 	over     error
 	closed   bool
 	scratch  *settling
 	pumps    []*pump
 
-	waiting   context.Context    // see interruptible
-	waitingOf context.Context    // its parent
-	cancel    context.CancelFunc // ends it
+	ready atomic.Pointer[func(error)] // see driver.TryReceiver; nil: it is wake that is signalled
 
 	wake        chan struct{} // capacity 1: Receive has reason to look again
 	subscribing chan struct{} // capacity 1: held by who changes pumps
 
-	request ClaimRequest // the rest is Receive's alone
-	wants   [1]Want
-	claims  []Claim
+	claims []Claim // Receive's alone
 }
 
 func (c *conn) OpenReceiver(ctx context.Context, cfg driver.ReceiverConfig) (driver.Receiver, error) {
@@ -76,7 +70,11 @@ func (c *conn) OpenReceiver(ctx context.Context, cfg driver.ReceiverConfig) (dri
 		c: c, queue: cfg.Queue, cfg: cfg, prefetch: cfg.Prefetch,
 		wake: make(chan struct{}, 1), subscribing: make(chan struct{}, 1),
 	}
-	r.claimer = c.claimerOf(&cfg)
+	if c.info.Inline {
+		r.watch = c.watch.Watch(cfg.Queue, func() { r.rouse(nil) })
+	} else {
+		r.claimer = c.claimerOf(&cfg)
+	}
 	if err := c.attach(r); err != nil {
 		return nil, err
 	}
@@ -112,23 +110,9 @@ func (r *receiver) room() int {
 }
 
 func (r *receiver) Receive(ctx context.Context, dst []driver.Incoming) (int, error) {
-	if !r.c.info.Inline {
-		return r.receiveBacklog(ctx, dst)
+	if r.watch != nil {
+		return r.receiveInline(ctx, dst)
 	}
-	for {
-		room, err := r.begin(ctx, len(dst))
-		if err != nil {
-			return 0, err
-		}
-		n, err := r.claim(ctx, dst[:room])
-		if n > 0 || err != nil {
-			return n, err
-		}
-	}
-}
-
-// receiveBacklog takes from what was claimed for this receiver.
-func (r *receiver) receiveBacklog(ctx context.Context, dst []driver.Incoming) (int, error) {
 	for {
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
@@ -164,117 +148,9 @@ func (r *receiver) receiveBacklog(ctx context.Context, dst []driver.Incoming) (i
 	}
 }
 
-// begin waits for credit and marks the receiver busy.
-func (r *receiver) begin(ctx context.Context, want int) (int, error) {
-	for {
-		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
-		}
-		r.mu.Lock()
-		if r.over != nil {
-			r.mu.Unlock()
-			return 0, r.over
-		}
-		if room := min(want, r.room()); room > 0 {
-			r.busy = true
-			r.mu.Unlock()
-			return room, nil
-		}
-		r.mu.Unlock()
-		select {
-		case <-r.wake:
-		case <-ctx.Done():
-		}
-	}
-}
-
-// claim asks the store for what is there, and when that is nothing, once more
-// with a wait that SetPrefetch, Close and the queue's end can cut short.
-func (r *receiver) claim(ctx context.Context, dst []driver.Incoming) (int, error) {
-	r.wants[0] = Want{r.queue, len(dst)}
-	r.request = ClaimRequest{Wants: r.wants[:], MaxBytes: maxClaim, Lease: r.cfg.Lease, NoAck: r.cfg.NoAck}
-	claims := r.prepare(dst)
-	n, err := r.c.store.Claim(ctx, r.request, claims)
-	if n == 0 && err == nil {
-		if wait := r.interruptible(ctx); wait != nil {
-			r.request.Wait = forever
-			n, err = r.c.store.Claim(wait, r.request, claims)
-			if n == 0 && wait.Err() != nil && ctx.Err() == nil {
-				err = nil // interrupted: look again why
-			}
-		}
-	}
-	return r.took(claims[:n], dst, err)
-}
-
-// prepare gives each claim the place where a store without bytes writes the
-// message.
-func (r *receiver) prepare(dst []driver.Incoming) []Claim {
-	if cap(r.claims) < len(dst) {
-		r.claims = make([]Claim, len(dst))
-	}
-	claims := r.claims[:len(dst)]
-	for i := range dst {
-		dst[i] = driver.Incoming{}
-		claims[i] = Claim{}
-		if !r.c.info.Bytes {
-			claims[i].Msg = &dst[i]
-		}
-	}
-	return claims
-}
-
-// interruptible returns the context of a Claim that may block, and leaves the
-// way to end it; nil when there is no reason to wait any more. A caller that
-// receives under one context all the time pays for one.
-func (r *receiver) interruptible(ctx context.Context) context.Context {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.over != nil || r.prefetch == 0 {
-		return nil
-	}
-	if r.waiting == nil || r.waiting.Err() != nil || !sameContext(r.waitingOf, ctx) {
-		if r.cancel != nil {
-			r.cancel()
-		}
-		r.waiting, r.cancel = context.WithCancel(ctx)
-		r.waitingOf = ctx
-	}
-	r.stop = r.cancel
-	return r.waiting
-}
-
-// sameContext compares only pointers, which nearly all contexts are: == panics
-// on some other types.
-func sameContext(a, b context.Context) bool {
-	return reflect.TypeOf(a).Kind() == reflect.Pointer && a == b
-}
-
-// took ends a Claim of Receive's own and hands out what it brought. When the
-// receiver ended meanwhile, Close gives it back.
-func (r *receiver) took(claims []Claim, dst []driver.Incoming, err error) (int, error) {
-	r.mu.Lock()
-	for i := range claims {
-		r.deliver(&claims[i], &dst[i], false)
-	}
-	r.rest()
-	over := r.over
-	r.mu.Unlock()
-	switch {
-	case over != nil:
-		return 0, over
-	case len(claims) > 0:
-		r.decode(claims, dst)
-		return len(claims), nil
-	case isNotFound(err):
-		r.vanish(err)
-	}
-	return 0, err
-}
-
 // rest ends busy; mu is held.
 func (r *receiver) rest() {
-	r.busy, r.stop = false, nil
+	r.busy = false
 	if r.idle != nil {
 		close(r.idle)
 		r.idle = nil
@@ -288,7 +164,11 @@ func (r *receiver) deliver(cl *Claim, in *driver.Incoming, fan bool) {
 	}
 	in.Tag = driver.Tag{}
 	if !r.cfg.NoAck {
-		in.Tag = r.slots.put(cl, fan)
+		var raw []byte
+		if fan {
+			raw = cl.Raw
+		}
+		in.Tag = r.slots.put(cl.Tag, fan, raw)
 	}
 	in.Queue, in.ConsumerTag = r.queue, r.cfg.Tag
 	in.Redelivered, in.Attempt = cl.Redelivered, cl.Attempt
@@ -328,9 +208,16 @@ func (r *receiver) roomChanged() {
 	}
 	r.mu.Lock()
 	pumps := r.pumps
+	again := r.starved && r.room() > 0
+	if again {
+		r.starved = false
+	}
 	r.mu.Unlock()
 	for _, p := range pumps {
 		signal(p.wake)
+	}
+	if again {
+		r.rouse(nil)
 	}
 }
 
@@ -340,12 +227,9 @@ func (r *receiver) end(err error) {
 	if r.over == nil {
 		r.over = err
 	}
-	stop := r.stop
 	r.mu.Unlock()
-	if stop != nil {
-		stop()
-	}
 	r.roomChanged()
+	r.rouse(err)
 }
 
 // vanish ends a receiver whose queue the store no longer has.
@@ -354,7 +238,7 @@ func (r *receiver) vanish(err error) {
 	r.c.env.Notify(driver.Event{Kind: driver.Gone, Entity: r.queue, Detail: "the queue is gone"})
 }
 
-// awaitIdle cuts a blocking Claim short and waits until none is running for
+// awaitIdle cuts a Claim that waits short and returns when none is running for
 // this receiver.
 func (r *receiver) awaitIdle(ctx context.Context) error {
 	r.mu.Lock()
@@ -365,11 +249,8 @@ func (r *receiver) awaitIdle(ctx context.Context) error {
 	if r.idle == nil {
 		r.idle = make(chan struct{})
 	}
-	idle, stop := r.idle, r.stop
+	idle := r.idle
 	r.mu.Unlock()
-	if stop != nil {
-		stop()
-	}
 	if r.claimer != nil {
 		r.claimer.kick()
 	}
@@ -401,6 +282,13 @@ func (r *receiver) SetPrefetch(ctx context.Context, n int) error {
 	if err := r.awaitIdle(ctx); err != nil {
 		return err
 	}
+	if r.watch != nil {
+		r.mu.Lock()
+		r.starved = true // the next room is told of
+		r.mu.Unlock()
+		r.watch.Leave()
+		return nil
+	}
 	r.mu.Lock()
 	back := r.backlog.giveBack(r.cfg.NoAck)
 	r.mu.Unlock()
@@ -416,16 +304,15 @@ func (r *receiver) Close(ctx context.Context) error {
 		return nil
 	}
 	r.closed = true
-	cancel := r.cancel
 	r.mu.Unlock()
-	if cancel != nil {
-		cancel()
-	}
 	r.end(r.c.fail("receive", r.queue, driver.ErrClosed, "the receiver was closed"))
 	r.leave()
 	err := r.unsubscribe(ctx)
 	if idleErr := r.awaitIdle(ctx); idleErr != nil {
 		err = idleErr
+	}
+	if r.watch != nil {
+		r.watch.Leave()
 	}
 	r.mu.Lock()
 	back := append(r.slots.drain(), r.backlog.giveBack(r.cfg.NoAck)...)

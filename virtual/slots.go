@@ -26,7 +26,9 @@ type slot struct {
 	raw   []byte // of a broadcast, which the store does not keep
 }
 
-func (s *slots) put(c *Claim, fan bool) driver.Tag {
+// put keeps a claim by its tag in the store and returns that of the delivery; raw
+// is that of a broadcast, of which the store knows no claim.
+func (s *slots) put(store driver.Tag, fan bool, raw []byte) driver.Tag {
 	var i uint32
 	if n := len(s.free); n > 0 {
 		i = s.free[n-1]
@@ -38,10 +40,7 @@ func (s *slots) put(c *Claim, fan bool) driver.Tag {
 	s.n++
 	s.seq++
 	o := &s.all[i]
-	*o = slot{store: c.Tag, seq: s.seq, uses: o.uses + 1, live: true, fan: fan}
-	if fan {
-		o.raw = c.Raw
-	}
+	*o = slot{store: store, seq: s.seq, uses: o.uses + 1, live: true, fan: fan, raw: raw}
 	return driver.Tag{ID: uint64(o.uses)<<32 | uint64(i)}
 }
 

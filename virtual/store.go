@@ -103,7 +103,7 @@ type Info struct {
 	Bytes       bool // wants Item.Raw
 	Atomic      bool // Put and settle, and all items of one Push, are one step
 	ClaimQueues int  // how many queues one Claim can serve; 0: any
-	Inline      bool // never blocks on a socket
+	Inline      bool // never blocks on a socket; then the store is Atomic, a Watcher and a driver.Counter, and no Leaser
 	Queue       driver.QueueFeatures
 }
 
@@ -134,6 +134,11 @@ type (
 		// with ErrUnsupported where the server cannot.
 		Keep(ctx context.Context, c driver.SenderConfig) (Kept, error)
 	}
+	// A Watcher says when there is something to claim, so that nobody waits in Claim.
+	Watcher interface {
+		// Watch makes a way to claim from one queue. ready is called under no lock.
+		Watch(queue string, ready func()) Watch
+	}
 	// A Lister can name its queues.
 	Lister interface {
 		Queues(ctx context.Context) ([]driver.QueueInfo, error)
@@ -147,6 +152,18 @@ type (
 type Kept interface {
 	Push(ctx context.Context, items []Item) error
 	Close(ctx context.Context) error
+}
+
+// A Watch claims from one queue. One goroutine at a time claims.
+type Watch interface {
+	// Claim takes what there is into dst, without waiting; Tags are the store's.
+	// It stops after maxBytes, but takes at least one item. When it finds the
+	// queue empty before dst is full, ready is called once, from any goroutine,
+	// maybe before Claim returns: when there is something, or no such queue.
+	Claim(dst []driver.Incoming, maxBytes int, noAck bool) (n int, empty bool, err error)
+	// Leave says that nobody comes for what ready was called for, or would be:
+	// whoever else waits for the queue is told instead. Any goroutine may call it.
+	Leave()
 }
 
 // A Table is an exchange's shared bindings. Topic is set when a stored pattern

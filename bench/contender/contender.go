@@ -16,6 +16,7 @@ const (
 	EndToEnd = "e2e"     // publishers and consumers at once in one process, with a Flow, for a time
 	Latency  = "latency" // as EndToEnd, at a given rate: from publish to handler
 	Idle     = "idle"    // consumers on empty queues, for a time
+	Code     = "code"    // bodies or envelopes written or read, without a broker, for a time
 )
 
 // A Job is what a contender does once. It is made by the suite, and the same

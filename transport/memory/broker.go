@@ -4,41 +4,55 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/gombu/gombu/driver"
-	"github.com/gombu/gombu/virtual"
 )
 
-// broker is the queues, under one lock. It has no goroutine.
+// broker is the queues, under one lock. It has no goroutine. Messages are copied
+// in and out without the lock.
 type broker struct {
 	mu     sync.Mutex
 	queues map[string]*queue
-	free   []*item   // to be used again
-	spare  []*waiter // likewise
+	woken  []func()  // to be called once mu is free, see unlock
+	spare  []*waiter // to be used again
 }
-
-const (
-	keepItems = 4096    // at most so many unused items are kept,
-	keepBody  = 4 << 10 // none with a longer body
-)
 
 func newBroker() *broker { return &broker{queues: map[string]*queue{}} }
 
-func (b *broker) item() *item {
-	if n := len(b.free); n > 0 {
-		it := b.free[n-1]
-		b.free = b.free[:n-1]
-		return it
+// unlock frees mu and calls those who are to be woken.
+func (b *broker) unlock() {
+	var one func()
+	var more []func()
+	if n := len(b.woken); n > 0 {
+		one = b.woken[0]
+		if n > 1 {
+			more = slices.Clone(b.woken[1:])
+		}
+		clear(b.woken)
+		b.woken = b.woken[:0]
 	}
-	return &item{}
+	b.mu.Unlock()
+	if one != nil {
+		one()
+	}
+	for _, ready := range more {
+		ready()
+	}
 }
 
-func (b *broker) recycle(it *item) {
-	if len(b.free) >= keepItems || cap(it.body) > keepBody {
+// items are those to be used again.
+var items = sync.Pool{New: func() any { return &item{} }}
+
+// keepBody is the longest body that is kept with its item.
+const keepBody = 4 << 10
+
+func recycle(it *item) {
+	if cap(it.body) > keepBody || it.lent {
 		return
 	}
 	*it = item{body: it.body[:0]}
-	b.free = append(b.free, it)
+	items.Put(it)
 }
 
 func notFound(op, queue string) error {
@@ -53,17 +67,18 @@ func (b *broker) admit(q *queue, m *driver.Outgoing) error {
 	return nil
 }
 
+// stored is a copy of a message.
+func stored(m *driver.Outgoing) *item {
+	it := items.Get().(*item)
+	it.fill(m)
+	return it
+}
+
 // push adds a message that was admitted, drops what is too much, and wakes one
 // who waits.
-func (b *broker) push(q *queue, it *virtual.Item, headers driver.Headers) {
-	expires := q.expiry(it.TTL)
-	stored := b.item()
-	stored.fill(it.Msg)
-	stored.expires = expires
-	for _, h := range headers {
-		stored.props.Headers = stored.props.Headers.With(h.Key, h.Value)
-	}
-	q.add(stored)
+func (b *broker) push(q *queue, it *item, ttl time.Duration) {
+	it.expires = q.expiry(ttl)
+	q.add(it)
 	b.trim(q)
 	b.wake(q)
 }
@@ -71,14 +86,17 @@ func (b *broker) push(q *queue, it *virtual.Item, headers driver.Headers) {
 // trim drops from the head what is expired and what is above the limits.
 func (b *broker) trim(q *queue) {
 	for q.length >= 0 && q.ready > q.length || q.size >= 0 && q.bytes > q.size {
-		b.recycle(q.pop())
+		recycle(q.pop())
+	}
+	if !q.mortal {
+		return
 	}
 	for i := len(q.rings) - 1; i >= 0; i-- {
 		for r := &q.rings[i]; r.n > 0 && (*r.at(0)).expired(); {
 			it := r.pop()
 			q.ready--
 			q.bytes -= len(it.body)
-			b.recycle(it)
+			recycle(it)
 		}
 	}
 }
@@ -90,7 +108,7 @@ func (b *broker) take(q *queue) *item {
 		if it == nil || !it.expired() {
 			return it
 		}
-		b.recycle(it)
+		recycle(it)
 	}
 }
 
@@ -98,28 +116,35 @@ func (b *broker) take(q *queue) *item {
 func (b *broker) restore(q *queue, it *item) {
 	it.redelivered = true
 	if q.dropped {
-		b.recycle(it)
+		recycle(it)
 		return
 	}
 	q.put(it)
 	b.wake(q)
 }
 
-// wake tells the longest waiting Claim to look.
+// wake tells who has waited longest to look.
 func (b *broker) wake(q *queue) {
-	if len(q.waiters) > 0 && q.ready > 0 {
-		w := q.waiters[0]
-		q.waiters = slices.Delete(q.waiters, 0, 1)
-		select {
-		case w.ch <- struct{}{}:
-		default: // told already, by another queue
-		}
+	if q.waiters.len() > 0 && q.ready > 0 {
+		b.tell(q.waiters.pop())
+	}
+}
+
+func (b *broker) tell(w *waiter) {
+	if w.ready != nil {
+		w.waits = false
+		b.woken = append(b.woken, w.ready)
+		return
+	}
+	select {
+	case w.ch <- struct{}{}:
+	default: // told already, by another queue
 	}
 }
 
 func (b *broker) info(q *queue) driver.QueueInfo {
 	b.trim(q)
-	return driver.QueueInfo{Name: q.name, Ready: q.ready, Unsettled: q.claimed, Consumers: -1}
+	return driver.QueueInfo{Name: q.name, Ready: q.ready, Unsettled: int(q.claimed.Load()), Consumers: -1}
 }
 
 func (b *broker) all() []driver.QueueInfo {
@@ -135,7 +160,7 @@ func (b *broker) all() []driver.QueueInfo {
 // drop deletes a queue; those who wait for it learn of it.
 func (b *broker) drop(name string) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	defer b.unlock()
 	q := b.queues[name]
 	if q == nil {
 		return
@@ -143,20 +168,16 @@ func (b *broker) drop(name string) {
 	delete(b.queues, name)
 	q.dropped = true
 	b.purge(q)
-	for _, w := range q.waiters {
-		select {
-		case w.ch <- struct{}{}:
-		default:
-		}
+	for q.waiters.len() > 0 {
+		b.tell(q.waiters.pop())
 	}
-	q.waiters = nil
 }
 
 func (b *broker) purge(q *queue) int {
 	b.trim(q)
 	n := q.ready
 	for it := q.pop(); it != nil; it = q.pop() {
-		b.recycle(it)
+		recycle(it)
 	}
 	return n
 }

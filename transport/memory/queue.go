@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/gombu/gombu/driver"
@@ -18,6 +19,7 @@ type item struct {
 	starts      int // handler starts known; see session.Begin
 	priority    uint8
 	redelivered bool
+	lent        bool // somebody may still read it
 
 	exchange, key string
 	props         driver.Properties
@@ -31,12 +33,13 @@ type queue struct {
 	rings   []ring // by priority; one without x-max-priority
 	ready   int
 	bytes   int
-	claimed int
+	claimed atomic.Int64
 	ttl     time.Duration // of every message; < 0: none
 	length  int           // most ready items; < 0: no limit
 	size    int           // most bytes of ready bodies; < 0: no limit
 	refuse  bool          // x-overflow: refuse what is too much, else drop the head
-	waiters []*waiter
+	mortal  bool          // some message had an expiry
+	waiters waiters
 	lastSeq uint64
 }
 
@@ -121,6 +124,7 @@ func (q *queue) level(it *item) *ring { return &q.rings[min(int(it.priority), le
 func (q *queue) add(it *item) {
 	q.lastSeq++
 	it.seq = q.lastSeq
+	q.mortal = q.mortal || !it.expires.IsZero()
 	q.level(it).push(it)
 	q.ready++
 	q.bytes += len(it.body)
@@ -161,7 +165,7 @@ func (q *queue) expiry(own time.Duration) time.Time {
 	switch {
 	case ttl < 0:
 		return time.Time{}
-	case ttl == 0 && len(q.waiters) > 0:
+	case ttl == 0 && q.waiters.len() > 0:
 		ttl = handOver
 	}
 	return time.Now().Add(ttl)
@@ -189,10 +193,8 @@ func (it *item) started() { it.starts = max(it.starts, 1) }
 func (it *item) read(in *driver.Incoming) {
 	in.Exchange, in.Key, in.Props = it.exchange, it.key, it.props
 	in.Props.Headers, in.Props.Extra = virtual.CloneHeaders(it.props.Headers), virtual.CloneHeaders(it.props.Extra)
+	in.Body, in.Raw, in.DecodeErr = nil, nil, nil
 	if len(it.body) > 0 {
 		in.Body = append([]byte(nil), it.body...)
 	}
 }
-
-// waiter is a Claim that blocks.
-type waiter struct{ ch chan struct{} } // capacity 1

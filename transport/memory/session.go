@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/gombu/gombu/driver"
@@ -13,13 +14,22 @@ import (
 
 var errFull = errors.New("the queue is full")
 
-// session is a broker as one session sees it. Everything in it is guarded by
-// the broker's lock.
+func errLost(op string) error {
+	return &driver.Error{Op: op, Transport: Scheme, Kind: driver.ErrLeaseLost}
+}
+
+func errClosed() error {
+	return &driver.Error{Op: "receive", Transport: Scheme, Kind: driver.ErrClosed}
+}
+
+// session is a broker as one session sees it. Its own lock, taken under the
+// broker's where both are needed, guards the claims.
 type session struct {
 	b      *broker
+	mu     sync.Mutex
 	held   []claim // a claim's tag is its index and how often that was used
 	unused []uint32
-	closed bool
+	closed bool // set under both locks
 }
 
 type claim struct {
@@ -78,20 +88,29 @@ func (s *session) Stat(_ context.Context, queue string) (driver.QueueInfo, error
 func (s *session) Queues(context.Context) ([]driver.QueueInfo, error) { return s.b.all(), nil }
 
 func (s *session) Push(_ context.Context, items []virtual.Item) error {
-	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
-	var q *queue
+	var few [8]*item
+	copies := few[:0]
 	for i := range items {
-		it := &items[i]
-		if q == nil || q.name != it.Queue {
-			if q = s.b.queues[it.Queue]; q == nil {
-				it.Err = notFound("publish", it.Queue)
-				continue
-			}
+		copies = append(copies, stored(items[i].Msg))
+	}
+	s.b.mu.Lock()
+	defer s.b.unlock()
+	var q *queue
+	for i, it := range copies {
+		to := &items[i]
+		if q == nil || q.name != to.Queue {
+			q = s.b.queues[to.Queue]
 		}
-		if it.Err = s.b.admit(q, it.Msg); it.Err == nil {
-			s.b.push(q, it, nil)
+		if q == nil {
+			to.Err = notFound("publish", to.Queue)
+		} else {
+			to.Err = s.b.admit(q, to.Msg)
 		}
+		if to.Err != nil {
+			recycle(it)
+			continue
+		}
+		s.b.push(q, it, to.TTL)
 	}
 	return nil
 }
@@ -133,7 +152,7 @@ func (s *session) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtu
 		}
 		if over {
 			s.b.retire(w)
-			s.b.mu.Unlock()
+			s.b.unlock()
 			if n == 0 && err == nil && ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}
@@ -144,8 +163,10 @@ func (s *session) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtu
 
 // claim takes what is there; the broker's lock is held.
 func (s *session) claim(r *virtual.ClaimRequest, dst []virtual.Claim) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
-		return 0, &driver.Error{Op: "receive", Transport: Scheme, Kind: driver.ErrClosed}
+		return 0, errClosed()
 	}
 	n, size := 0, 0
 	for _, want := range r.Wants {
@@ -178,14 +199,14 @@ func (s *session) give(q *queue, it *item, noAck bool, c *virtual.Claim) {
 	it.read(c.Msg)
 	c.Queue, c.Redelivered, c.Attempt = q.name, it.redelivered, it.starts+1
 	if noAck {
-		s.b.recycle(it)
+		recycle(it)
 		return
 	}
 	c.Tag = s.hold(q, it)
 }
 
 func (s *session) hold(q *queue, it *item) driver.Tag {
-	q.claimed++
+	q.claimed.Add(1)
 	var i uint32
 	if n := len(s.unused); n > 0 {
 		i = s.unused[n-1]
@@ -217,14 +238,42 @@ func (s *session) end(t driver.Tag) (*item, *queue) {
 	}
 	it, q := h.it, h.q
 	h.it, h.q = nil, nil
-	q.claimed--
+	q.claimed.Add(-1)
 	s.unused = append(s.unused, uint32(t.ID))
 	return it, q
 }
 
+// Settle ends claims; what is only to be forgotten concerns nobody but the session.
 func (s *session) Settle(_ context.Context, settlements []virtual.Settlement) error {
+	if slices.ContainsFunc(settlements, returns) {
+		s.settleAll(settlements)
+		return nil
+	}
+	for i := range settlements {
+		st := &settlements[i]
+		s.mu.Lock()
+		it, _ := s.end(st.Tag)
+		s.mu.Unlock()
+		st.Err = nil
+		if it == nil {
+			st.Err = errLost("settle")
+		} else {
+			recycle(it)
+		}
+	}
+	return nil
+}
+
+// returns says whether a settlement puts something into a queue.
+func returns(st virtual.Settlement) bool {
+	return st.Verbatim != "" || len(st.Put) > 0 || st.Outcome == driver.Requeue || st.Outcome == driver.Release
+}
+
+func (s *session) settleAll(settlements []virtual.Settlement) {
 	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
+	defer s.b.unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i := range settlements {
 		st := &settlements[i]
 		if st.Verbatim != "" {
@@ -236,11 +285,12 @@ func (s *session) Settle(_ context.Context, settlements []virtual.Settlement) er
 		}
 		it, q := s.end(st.Tag)
 		if it == nil {
-			st.Err = &driver.Error{Op: "settle", Transport: Scheme, Kind: driver.ErrLeaseLost}
+			st.Err = errLost("settle")
 			continue
 		}
 		for j := range st.Put {
-			s.b.push(s.b.queues[st.Put[j].Queue], &st.Put[j], nil)
+			put := &st.Put[j]
+			s.b.push(s.b.queues[put.Queue], stored(put.Msg), put.TTL)
 		}
 		switch st.Outcome {
 		case driver.Requeue:
@@ -249,10 +299,9 @@ func (s *session) Settle(_ context.Context, settlements []virtual.Settlement) er
 		case driver.Release:
 			s.b.restore(q, it)
 		default:
-			s.b.recycle(it)
+			recycle(it)
 		}
 	}
-	return nil
 }
 
 // admitAll checks that what takes a claim's place will be taken.
@@ -278,7 +327,7 @@ func (s *session) move(st *virtual.Settlement) error {
 	}
 	it, _ := s.end(st.Tag)
 	if it == nil {
-		return &driver.Error{Op: "move", Transport: Scheme, Kind: driver.ErrLeaseLost}
+		return errLost("move")
 	}
 	for _, p := range st.Put {
 		for _, h := range virtual.CloneHeaders(p.Msg.Props.Headers) {
@@ -296,12 +345,12 @@ func (s *session) move(st *virtual.Settlement) error {
 // Begin notes handler starts. The first one of a message is not noted before
 // it: what comes back without a note counts as started once.
 func (s *session) Begin(_ context.Context, starts []driver.Start) error {
-	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i := range starts {
 		h := s.claimed(starts[i].Tag)
 		if h == nil {
-			starts[i].Err = &driver.Error{Op: "begin", Transport: Scheme, Kind: driver.ErrLeaseLost}
+			starts[i].Err = errLost("begin")
 			continue
 		}
 		h.it.starts = max(h.it.starts, starts[i].Attempt)
@@ -312,7 +361,9 @@ func (s *session) Begin(_ context.Context, starts []driver.Start) error {
 // Close gives back what is claimed: each to its place.
 func (s *session) Close(context.Context) error {
 	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
+	defer s.b.unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.closed = true
 	for i := range s.held {
 		h := &s.held[i]
@@ -321,59 +372,8 @@ func (s *session) Close(context.Context) error {
 		}
 		it, q := s.end(driver.Tag{ID: uint64(h.uses)<<32 | uint64(i)})
 		it.started()
+		it.lent = true // to a Claim that has not returned, maybe
 		s.b.restore(q, it)
 	}
 	return nil
-}
-
-func (b *broker) waiter() *waiter {
-	if n := len(b.spare); n > 0 {
-		w := b.spare[n-1]
-		b.spare = b.spare[:n-1]
-		return w
-	}
-	return &waiter{ch: make(chan struct{}, 1)}
-}
-
-// retire keeps a waiter for the next Claim, with nothing in its channel.
-func (b *broker) retire(w *waiter) {
-	select {
-	case <-w.ch:
-	default:
-	}
-	if len(b.spare) < keepWaiters {
-		b.spare = append(b.spare, w)
-	}
-}
-
-const keepWaiters = 256
-
-func (b *broker) await(w *waiter, wants []virtual.Want) {
-	for i := range wants {
-		if q := b.queues[wants[i].Queue]; q != nil {
-			q.waiters = append(q.waiters, w)
-		}
-	}
-}
-
-func (b *broker) forget(w *waiter, wants []virtual.Want) {
-	for i := range wants {
-		if q := b.queues[wants[i].Queue]; q != nil {
-			if at := slices.Index(q.waiters, w); at >= 0 {
-				q.waiters = slices.Delete(q.waiters, at, at+1)
-			}
-		}
-	}
-}
-
-// passOn wakes the next in line for w, which was woken and leaves.
-func (b *broker) passOn(w *waiter, wants []virtual.Want) {
-	if len(w.ch) == 0 {
-		return
-	}
-	for i := range wants {
-		if q := b.queues[wants[i].Queue]; q != nil {
-			b.wake(q)
-		}
-	}
 }

@@ -18,9 +18,9 @@ import (
 // from the oldest ever moved, which name the claims.
 type ownList struct {
 	queue, list string
-	ref         string // <owner>:<list>, Tag.Ref
-	key, source string // with the prefix
-	move        rueidis.Completed
+	ref         string  // <owner>:<list>, Tag.Ref
+	key, source string  // with the prefix
+	taking      *taking // who takes alone has it; nil: nothing was taken yet
 
 	// Guarded by store.mu.
 	open     map[uint64]held // by position
@@ -40,11 +40,13 @@ type held struct {
 }
 
 // Chunks of a claim: the first is small, because one call may not hold the
-// server up whatever the size of the messages.
+// server up whatever the size of the messages, and because a message that comes
+// alone shall not wait for many moves that find nothing.
 const (
-	firstChunk = 8
-	lastChunk  = 512
-	maxRounds  = 32
+	firstChunk  = 2
+	chunkGrowth = 4
+	lastChunk   = 512
+	maxRounds   = 32
 )
 
 func (s *store) ownList(list string) *ownList {
@@ -57,10 +59,25 @@ func (s *store) ownList(list string) *ownList {
 			key: s.keys.own(s.env.Owner, list), source: s.keys.full(list),
 			open: map[uint64]held{}, chunk: firstChunk,
 		}
-		l.move = s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin()
 		s.own[list] = l
 	}
 	return l
+}
+
+// taking is what each take from a list sends: begin, a move for each message, base and length.
+type taking struct{ begin, move, base, length rueidis.Completed }
+
+func (s *store) takingOf(l *ownList) *taking {
+	if l.taking == nil {
+		ledger, base := s.keys.ledger(s.env.Owner), "b:"+l.list
+		l.taking = &taking{
+			begin:  s.command("HSETNX", ledger, base, "0").Pin(),
+			move:   s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin(),
+			base:   s.command("HGET", ledger, base).Pin(),
+			length: s.command("LLEN", l.key).Pin(),
+		}
+	}
+	return l.taking
 }
 
 // Claim takes what there is: step by step, and within a step queue by queue in
@@ -86,7 +103,7 @@ func (s *store) Claim(ctx context.Context, r virtual.ClaimRequest, dst []virtual
 			if err := s.beginTaking(); err != nil {
 				return nil, err
 			}
-			got, err := s.gather(slices.Clone(sources), len(dst), r, lists)
+			got, err := s.gather(s.doubtful(sources, inVain), len(dst), r)
 			if err != nil {
 				s.endTaking()
 			}
@@ -122,6 +139,21 @@ func (s *store) beginTaking() error {
 }
 
 func (s *store) endTaking() { <-s.taking }
+
+// doubtful are the sources of which it is not known that they are empty; all of
+// them, when that is known of all, or has been in vain.
+func (s *store) doubtful(sources []source, inVain bool) []source {
+	out := slices.Clone(sources)
+	if !inVain && s.track.on.Load() {
+		s.track.mu.Lock()
+		out = slices.DeleteFunc(out, func(src source) bool { return s.track.empty[src.ownList.source] })
+		s.track.mu.Unlock()
+	}
+	if len(out) == 0 {
+		out = slices.Clone(sources)
+	}
+	return out
+}
 
 // A source is one list to claim from.
 type source struct {
@@ -162,7 +194,7 @@ func (s *store) sources(wants []virtual.Want, limit int) ([]source, error) {
 // gather claims in rounds: the first takes from the first list and looks at
 // the rest, the next takes what was seen. Inside call.
 // With a request that waits, the first round also asks whether anything is left.
-func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest, lists []string) ([]virtual.Claim, error) {
+func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest) ([]virtual.Claim, error) {
 	wants := map[*int]*int{} // a copy: a repeated Claim starts anew
 	for i := range sources {
 		if wants[sources[i].want] == nil {
@@ -173,8 +205,9 @@ func (s *store) gather(sources []source, limit int, r virtual.ClaimRequest, list
 	sources[0].have = many
 	var out []virtual.Claim
 	bytes := 0
-	if r.Wait <= 0 {
-		lists = nil
+	var lists []string
+	if r.Wait > 0 {
+		lists = listKeys(sources)
 	}
 	for range maxRounds {
 		takes, looks := s.plan(sources, limit-len(out), r.MaxBytes, bytes)
@@ -225,13 +258,18 @@ func (s *store) plan(sources []source, room, maxBytes, bytes int) (takes []take,
 		}
 		bound := src.chunk
 		if maxBytes > 0 && src.size > 0 {
-			bound = min(bound, max(1, (maxBytes-bytes)/src.size))
+			bound = min(bound, (maxBytes-bytes)/src.size)
+			if bytes == 0 && len(takes) == 0 {
+				bound = max(bound, 1) // one at least
+			}
 		}
 		if n > bound {
 			n, cut = bound, true
 		}
-		takes = append(takes, take{src, n})
-		room -= n
+		if n > 0 {
+			takes = append(takes, take{src, n})
+			room -= n
+		}
 	}
 	return takes, looks
 }
@@ -242,21 +280,22 @@ func (s *store) plan(sources []source, room, maxBytes, bytes int) (takes []take,
 // the claims of a fenced one, paused until now, are found and given back.
 // Lists, if any, are asked for behind the transaction.
 func (s *store) take(takes []take, looks []*source, noAck bool, lists []string) ([]virtual.Claim, error) {
-	cmds := []rueidis.Completed{
-		s.command("GET", s.keys.alive(s.env.Owner)),
-		s.command("ZADD", s.keys.owners(), "NX", "0", s.env.Owner),
+	n := 2 + len(looks)
+	for _, t := range takes {
+		n += t.n + 3
 	}
-	ledger := s.keys.ledger(s.env.Owner)
+	cmds := append(make([]rueidis.Completed, 0, n), s.fixed.fence, s.fixed.known)
 	for _, t := range takes {
 		if noAck {
 			cmds = append(cmds, s.command("RPOP", t.ownList.source, strconv.Itoa(t.n)))
 			continue
 		}
-		cmds = append(cmds, s.command("HSETNX", ledger, "b:"+t.list, "0"))
+		c := s.takingOf(t.ownList)
+		cmds = append(cmds, c.begin)
 		for range t.n {
-			cmds = append(cmds, t.move)
+			cmds = append(cmds, c.move)
 		}
-		cmds = append(cmds, s.command("HGET", ledger, "b:"+t.list), s.command("LLEN", t.key))
+		cmds = append(cmds, c.base, c.length)
 	}
 	for _, l := range looks {
 		cmds = append(cmds, s.command("LLEN", l.ownList.source))
@@ -369,8 +408,8 @@ func (src *source) taken(texts []string, asked int) {
 // learn sizes the next chunk. Under store.mu.
 func (l *ownList) learn(texts []string, asked int) {
 	if len(texts) == asked && asked == l.chunk {
-		l.chunk = min(2*l.chunk, lastChunk)
-	} else if len(texts) < l.chunk/4 {
+		l.chunk = min(chunkGrowth*l.chunk, lastChunk)
+	} else if len(texts) < asked && len(texts) <= l.chunk/4 {
 		l.chunk = max(l.chunk/2, firstChunk)
 	}
 	if len(texts) > 0 {

@@ -46,7 +46,7 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 	s := &store{
 		cfg: c, keys: newKeys(c), env: env, claims: env.Role != driver.Publish, relinks: env.Role == driver.Consume,
 		longest: longest, born: time.Now(), beaten: make(chan struct{}), broken: make(chan struct{}, 1),
-		done: make(chan struct{}), stop: make(chan struct{}), gone: make(chan struct{}), slots: make(chan struct{}, inFlight), ticked: make(chan tickReport, 1), taking: make(chan struct{}, 1),
+		done: make(chan struct{}), stop: make(chan struct{}), gone: make(chan struct{}), slots: make(chan struct{}, inFlight), jobs: make(chan func()), ticked: make(chan tickReport, 1), taking: make(chan struct{}, 1),
 		own: map[string]*ownList{}, warned: map[string]bool{}, keepers: map[*keeper]struct{}{},
 	}
 	s.track.init()
@@ -57,6 +57,7 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 		return nil, err
 	}
 	s.build = s.link.client.B()
+	s.fix()
 	s.fanout.init(s)
 	first := s.link
 	first.watch(func(err error) { s.lostLink(first, err) })

@@ -162,7 +162,7 @@ func TestManyMirroredClaimsHoldNobodyUp(tt *testing.T) {
 	t.do("CONFIG", "SET", "slowlog-log-slower-than", "0")
 	t.do("CONFIG", "SET", "slowlog-max-len", "100000")
 	fastest := int64(1 << 40) // of several heartbeats: other programs may hold a server up too
-	for range 3 {
+	for i := 0; i < 10 && fastest > 10000; i++ {
 		fastest = min(fastest, t.slowestTick(s, many/mirrorMost))
 	}
 	t.Logf("the slowest script took %d µs", fastest)

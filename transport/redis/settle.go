@@ -205,7 +205,7 @@ func (s *store) settleArgs(l *ownList, g []*virtual.Settlement) (keys, args []st
 	}
 	for len(g) > 0 {
 		st := g[0]
-		if n := runLength(g); n > 1 {
+		if n := runLength(g); n > 0 {
 			args = append(args, strconv.FormatUint(st.Tag.ID, 10), "run", strconv.Itoa(n), "0")
 			g = g[n:]
 			continue

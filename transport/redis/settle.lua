@@ -16,12 +16,13 @@
 -- its index, for who takes over removes both at once. One that was ended
 -- before answers as it did then, and nothing is done again: the answer may have
 -- been lost. An error means that nothing was done: one of the lists is none.
-local base = redis.call('HGET', KEYS[2], 'b:' .. ARGV[2])
+local at = redis.call('HMGET', KEYS[2], 'b:' .. ARGV[2], 'm:' .. ARGV[2])
+local base = at[1]
 if redis.call('EXISTS', KEYS[1]) == 0 or not base then return -1 end
 for k = 6, #KEYS do redis.call('LLEN', KEYS[k]) end -- now it may fail: later the text would be lost
 local began = base
 base = tonumber(base)
-local mark = tonumber(redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or 0)
+local mark = tonumber(at[2] or 0)
 local top, out = base + redis.call('LLEN', KEYS[3]), {}
 
 -- One claim; its texts stand from ARGV[a] on.
@@ -84,9 +85,8 @@ while a <= #ARGV do
 end
 
 local aside, gone = 16, 0
-for _ = 1, tonumber(ARGV[4]) do
+for _ = 1, math.min(tonumber(ARGV[4]), top - base) do
   local text = redis.call('LINDEX', KEYS[3], -1 - gone)
-  if not text then break end
   if text ~= ARGV[3] then
     if aside == 0 or top - base <= tonumber(ARGV[5]) then break end
     redis.call('HSET', KEYS[2], 'p:' .. string.format('%.0f', base + 1) .. ':' .. ARGV[2], text)

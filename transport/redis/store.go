@@ -22,9 +22,10 @@ type store struct {
 	keys  keys
 	env   driver.Env
 	build rueidis.Builder // of commands, whatever connection they go over
-	link  *link           // another one after relink, which holds all slots then; elsewhere read under mu
-	run   string          // the server's run id and our client id there, what the alive key says; changes with link
-	gen   int             // connections so far, beat's own
+	fixed fixed
+	link  *link  // another one after relink, which holds all slots then; elsewhere read under mu
+	run   string // the server's run id and our client id there, what the alive key says; changes with link
+	gen   int    // connections so far, beat's own
 
 	longest int  // settled positions of an own list, beside twice what is open
 	claims  bool // it consumes: an owner with a heartbeat
@@ -34,6 +35,8 @@ type store struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 	slots  chan struct{} // commands in flight
+	jobs   chan func()   // without a buffer: taken by a goroutine that is idle
+	idle   atomic.Int32  // such goroutines, maxIdle at most
 	taking chan struct{} // capacity 1: see beginTaking
 	wg     sync.WaitGroup
 	stop   chan struct{}  // closed by Close: beat and sweeper end
@@ -157,6 +160,33 @@ func (s *store) spawn(f func()) bool {
 	return true
 }
 
+// maxIdle is how many goroutines wait for the next command: one that is new has
+// to grow its stack first, which takes longer than the command's way there.
+const maxIdle = 2
+
+// work is spawn on a goroutine that may be there already.
+func (s *store) work(f func()) bool {
+	select {
+	case s.jobs <- f:
+		return true
+	default:
+	}
+	return s.spawn(func() {
+		f()
+		for s.idle.Add(1) <= maxIdle {
+			select {
+			case f = <-s.jobs:
+				s.idle.Add(-1)
+				f()
+				f = nil
+			case <-s.done:
+				return
+			}
+		}
+		s.idle.Add(-1)
+	})
+}
+
 // call runs f, which talks to the server, on a goroutine of the session and
 // waits for it under ctx; on the caller's own when ctx never ends. The goroutine is what makes a call end with its
 // context: rueidis waits for room in its queue, and for a stalled socket,
@@ -228,7 +258,7 @@ func callOnce[T any](ctx context.Context, s *store, op string, kind error, f fun
 		err error
 	}
 	answers, gone := make(chan answer), make(chan struct{})
-	started := s.spawn(func() {
+	started := s.work(func() {
 		v, err := run()
 		select {
 		case answers <- answer{v, err}:
@@ -265,6 +295,20 @@ func (s *store) command(args ...string) rueidis.Completed {
 	return s.build.Arbitrary(args...).Build()
 }
 
+// fixed are commands that are sent again and again. fence and known are those of
+// take.
+type fixed struct {
+	multi, exec, caching, fence, known rueidis.Completed
+}
+
+func (s *store) fix() {
+	s.fixed = fixed{
+		multi: s.command("MULTI").Pin(), exec: s.command("EXEC").Pin(), caching: s.command("CLIENT", "CACHING", "YES").Pin(),
+		fence: s.command("GET", s.keys.alive(s.env.Owner)).Pin(),
+		known: s.command("ZADD", s.keys.owners(), "NX", "0", s.env.Owner).Pin(),
+	}
+}
+
 // multi runs commands in one transaction and returns what each answered. Under
 // the session's context; for use inside call.
 func (s *store) multi(cmds ...rueidis.Completed) ([]rueidis.RedisMessage, error) {
@@ -276,7 +320,7 @@ func (s *store) multi(cmds ...rueidis.Completed) ([]rueidis.RedisMessage, error)
 // round trip, and their answers.
 func (s *store) multiAnd(cmds, more []rueidis.Completed) ([]rueidis.RedisMessage, []rueidis.RedisResult, error) {
 	all := make([]rueidis.Completed, 0, len(cmds)+2+len(more))
-	all = append(append(append(all, s.command("MULTI")), cmds...), s.command("EXEC"))
+	all = append(append(append(all, s.fixed.multi), cmds...), s.fixed.exec)
 	results := s.link.client.DoMulti(s.ctx, append(all, more...)...)
 	end := len(cmds) + 2
 	answers, err := execAnswer(results[:end])

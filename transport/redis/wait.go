@@ -228,7 +228,7 @@ func (s *store) question(lists []string) []rueidis.Completed {
 		return []rueidis.Completed{exists}
 	}
 	s.track.asking(lists)
-	return []rueidis.Completed{s.command("CLIENT", "CACHING", "YES"), exists}
+	return []rueidis.Completed{s.fixed.caching, exists}
 }
 
 // heard takes the answer to a question.

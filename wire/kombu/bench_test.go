@@ -6,52 +6,26 @@ import (
 	"testing"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/internal/specimen"
 )
 
-const benchTag = "00000000-0000-4000-8000-000000000001"
-
-func benchMessage(size int) *driver.Outgoing {
-	m := driver.Outgoing{Exchange: "media", Key: "video.new", Body: make([]byte, size)}
-	m.Props.ContentType, m.Props.ContentEncoding, m.Props.MessageID = "application/json", "utf-8", "0b2f5f7e-1111-4222-8333-444444444444"
-	return &m
-}
-
 func benchEnvelope(tb testing.TB, size int) []byte {
-	raw, err := AppendEnvelope(nil, benchMessage(size), benchTag)
+	raw, err := AppendEnvelope(nil, specimen.Message(size), specimen.Tag)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return raw
 }
 
-// plainEnvelope is what encoding/json needs to read and write the same.
-type plainEnvelope struct {
-	Body            []byte         `json:"body"`
-	ContentEncoding string         `json:"content-encoding"`
-	ContentType     string         `json:"content-type"`
-	Headers         map[string]any `json:"headers"`
-	Properties      struct {
-		MessageID    string `json:"message_id"`
-		DeliveryMode int    `json:"delivery_mode"`
-		DeliveryInfo struct {
-			Exchange   string `json:"exchange"`
-			RoutingKey string `json:"routing_key"`
-		} `json:"delivery_info"`
-		Priority     int    `json:"priority"`
-		BodyEncoding string `json:"body_encoding"`
-		DeliveryTag  string `json:"delivery_tag"`
-	} `json:"properties"`
-}
-
 var benchSizes = []int{256, 16 << 10}
 
 func BenchmarkEncode(b *testing.B) {
 	for _, size := range benchSizes {
-		m := benchMessage(size)
+		m := specimen.Message(size)
 		b.Run(fmt.Sprint(size, "/gombu"), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := AppendEnvelope(nil, m, benchTag); err != nil {
+				if _, err := AppendEnvelope(nil, m, specimen.Tag); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -60,12 +34,12 @@ func BenchmarkEncode(b *testing.B) {
 			b.ReportAllocs()
 			var buf []byte
 			for b.Loop() {
-				buf, _ = AppendEnvelope(buf[:0], m, benchTag)
+				buf, _ = AppendEnvelope(buf[:0], m, specimen.Tag)
 			}
 		})
 		b.Run(fmt.Sprint(size, "/encoding-json"), func(b *testing.B) {
 			b.ReportAllocs()
-			var e plainEnvelope
+			var e specimen.Envelope
 			if err := json.Unmarshal(benchEnvelope(b, size), &e); err != nil {
 				b.Fatal(err)
 			}
@@ -93,7 +67,7 @@ func BenchmarkDecode(b *testing.B) {
 		b.Run(fmt.Sprint(size, "/encoding-json"), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				var e plainEnvelope
+				var e specimen.Envelope
 				if err := json.Unmarshal(raw, &e); err != nil {
 					b.Fatal(err)
 				}
@@ -106,8 +80,8 @@ func BenchmarkDecode(b *testing.B) {
 // the texts behind it.
 func TestAllocations(t *testing.T) {
 	for _, size := range benchSizes {
-		m, raw := benchMessage(size), benchEnvelope(t, size)
-		if n := testing.AllocsPerRun(100, func() { _, _ = AppendEnvelope(nil, m, benchTag) }); n > 1 {
+		m, raw := specimen.Message(size), benchEnvelope(t, size)
+		if n := testing.AllocsPerRun(100, func() { _, _ = AppendEnvelope(nil, m, specimen.Tag) }); n > 1 {
 			t.Errorf("%d bytes: %v allocations to write an envelope, want 1", size, n)
 		}
 		var in driver.Incoming

@@ -229,7 +229,11 @@ func abandon(ctx context.Context, r *run) error {
 		<-release
 		return nil
 	})
-	<-caught
+	if err := r.until(ctx, "a handler to abandon", func() bool { return len(caught) > 0 }); err != nil {
+		a.setTrouble(nil)
+		close(release)
+		return err
+	}
 	a.source.Gone()
 	a.order(orderStop)
 	<-a.over
