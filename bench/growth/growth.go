@@ -68,27 +68,37 @@ func Quick() Config {
 }
 
 // Run measures everything and tells each row once it is known. It starts the
-// brokers that it needs.
+// brokers that it needs. Memory comes first, on each of them: what has been busy
+// leaves stacks behind in which others find room, or none.
 func Run(ctx context.Context, c Config, tell func(Row) error) error {
 	// With nothing else in it, a heap of a few MB is collected a hundred times a
 	// second, and the more rarely the more waits in it: that would be measured.
 	ballast := make([]byte, 64<<20)
 	defer runtime.KeepAlive(ballast)
 	var errs []error
-	for _, name := range c.Brokers {
-		c := c
-		if name == "rabbitmq" { // to declare and to fill takes longer than what is measured
-			c.Rounds, c.Window = min(c.Rounds, 3), 2*c.Window
-			c.Waiting = slices.DeleteFunc(slices.Clone(c.Waiting), func(n int) bool { return n > 100_000 })
-		}
-		if err := on(ctx, name, func(b *broker) error { return c.broker(ctx, b, tell) }); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+	for _, measure := range []func(*Config, context.Context, *broker, func(Row) error) error{(*Config).memory, (*Config).times} {
+		for _, name := range c.Brokers {
+			c := c
+			if name == "rabbitmq" { // to declare and to fill takes longer than what is measured
+				c.Rounds, c.Window = min(c.Rounds, 3), 2*c.Window
+				c.Waiting = slices.DeleteFunc(slices.Clone(c.Waiting), func(n int) bool { return n > 100_000 })
+			}
+			if err := on(ctx, name, func(b *broker) error { return measure(&c, ctx, b, tell) }); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (c *Config) broker(ctx context.Context, b *broker, tell func(Row) error) error {
+func (c *Config) memory(ctx context.Context, b *broker, tell func(Row) error) error {
+	if !c.wants(b, "memory") {
+		return nil
+	}
+	return c.footprint(ctx, b, tell)
+}
+
+func (c *Config) times(ctx context.Context, b *broker, tell func(Row) error) error {
 	for _, k := range c.curves() {
 		if !c.wants(b, k.name) {
 			continue
@@ -100,7 +110,7 @@ func (c *Config) broker(ctx context.Context, b *broker, tell func(Row) error) er
 	for _, part := range []struct {
 		table string
 		do    func(context.Context, *broker, func(Row) error) error
-	}{{"memory", c.footprint}, {"start", c.start}, {"idle consumers", c.idle}, {"waiting for work", c.waiting}} {
+	}{{"start", c.start}, {"idle consumers", c.idle}, {"waiting for work", c.waiting}} {
 		if !c.wants(b, part.table) {
 			continue
 		}
