@@ -156,7 +156,8 @@ func (r *Registry) Encode(name string, v any) (body []byte, contentType, content
 }
 
 // Append is Encode to the end of dst, whose memory it uses where there is enough
-// of it; []byte is copied too. After an error dst is returned as it was.
+// of it. The body is the caller's: also []byte, and what a codec returned, are
+// copied. After an error, which is ErrInvalid, dst is returned as it was.
 func (r *Registry) Append(dst []byte, name string, v any) (body []byte, contentType, contentEncoding string, err error) {
 	if name == "" {
 		switch v.(type) {
@@ -172,13 +173,10 @@ func (r *Registry) Append(dst []byte, name string, v any) (body []byte, contentT
 	if err != nil {
 		return dst, "", "", err
 	}
-	switch {
-	case c.append != nil:
+	if c.append != nil {
 		body, err = c.append(dst, v)
-	default:
-		if body, err = c.Encode(v); len(dst) > 0 || cap(dst) >= len(body) {
-			body = append(dst, body...)
-		}
+	} else if body, err = c.Encode(v); err == nil {
+		body = append(dst, body...) // a copy: who gets it may write into it
 	}
 	if err != nil {
 		return dst, "", "", &driver.Error{Op: "encode", Entity: c.Name, Kind: driver.ErrInvalid, Err: err}

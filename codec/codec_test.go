@@ -131,6 +131,11 @@ func TestContentTypeParameters(t *testing.T) {
 // Append writes behind what is there, and leaves that alone when it fails.
 func TestAppend(t *testing.T) {
 	r := New()
+	kept := []byte("kept by its codec")
+	r.Register(Codec{Name: "kept", ContentType: "application/x-kept", Encode: func(any) ([]byte, error) { return kept, nil }})
+	if got, _, _, err := r.Append(nil, "kept", 1); err != nil || string(got) != string(kept) || &got[0] == &kept[0] {
+		t.Errorf("%q, %v: not a copy", got, err)
+	}
 	for name, v := range map[string]any{"json": map[string]any{"a": 1}, "text": "text", "raw": []byte("raw"), "": []byte("bytes")} {
 		want, typ, encoding, err := r.Encode(name, v)
 		if err != nil {

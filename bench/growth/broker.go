@@ -1,13 +1,9 @@
 package growth
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -24,9 +20,8 @@ import (
 type broker struct {
 	name string
 	s    *server.Server // nil: memory
-	ask  net.Conn       // to Redis
-	in   *bufio.Reader
-	used int // queues, by their numbers, on RabbitMQ
+	ask  *wire          // to Redis; nil: another
+	used int            // queues, by their numbers, on RabbitMQ
 }
 
 // remote is RabbitMQ: it works for itself, and what it takes is not our cost.
@@ -53,11 +48,10 @@ func on(ctx context.Context, name string, f func(*broker) error) error {
 	if b.remote() {
 		return f(b)
 	}
-	if b.ask, err = (&net.Dialer{}).DialContext(ctx, "tcp", b.s.Addr()); err != nil {
+	if b.ask, err = dialWire(ctx, b.s.Addr()); err != nil {
 		return err
 	}
-	defer func() { _ = b.ask.Close() }() // it was only asked
-	b.in = bufio.NewReader(b.ask)
+	defer b.ask.close()
 	return f(b)
 }
 
@@ -109,7 +103,7 @@ func (b *broker) deleteAll(ctx context.Context) error {
 // commands is how often the server has processed each command, those that scripts
 // call too. Asking is none.
 func (b *broker) commands(ctx context.Context) (map[string]int, error) {
-	text, err := b.command(ctx, "INFO commandstats")
+	text, err := b.command(ctx, "INFO", "commandstats")
 	if err != nil {
 		return nil, err
 	}
@@ -129,8 +123,8 @@ func (b *broker) commands(ctx context.Context) (map[string]int, error) {
 	return all, nil
 }
 
-// command sends an inline command; the reply is a line or a bulk string.
-func (b *broker) command(ctx context.Context, text string) (string, error) {
+// command sends a command and returns its simple reply.
+func (b *broker) command(ctx context.Context, args ...string) (string, error) {
 	deadline := time.Now().Add(30 * time.Second)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
@@ -138,26 +132,9 @@ func (b *broker) command(ctx context.Context, text string) (string, error) {
 	if err := b.ask.SetDeadline(deadline); err != nil {
 		return "", err
 	}
-	if _, err := io.WriteString(b.ask, text+"\r\n"); err != nil {
-		return "", err
-	}
-	line, err := b.in.ReadString('\n')
+	reply, err := b.ask.do(args...)
 	if err != nil {
-		return "", err
+		err = fmt.Errorf("%s: %w", strings.Join(args, " "), err)
 	}
-	line = strings.TrimSuffix(line, "\r\n")
-	switch line[:min(1, len(line))] {
-	case "+":
-		return line[1:], nil
-	case "$":
-		n, err := strconv.Atoi(line[1:])
-		if err != nil || n < 0 {
-			return "", fmt.Errorf("%s: %q: %w", text, line, err)
-		}
-		body := make([]byte, n+2)
-		_, err = io.ReadFull(b.in, body)
-		return string(body), err
-	default:
-		return "", errors.New(text + ": " + line)
-	}
+	return reply, err
 }
