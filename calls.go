@@ -21,6 +21,7 @@ type call struct {
 	tries int
 	err   error // why the session left it open
 	maybe bool  // an earlier try may have arrived
+	late  bool  // answered when its caller had gone
 
 	prev, next *call // in the line
 }

@@ -272,12 +272,16 @@ func (l *lane) switchTo(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	gone := make(chan struct{})
+	o := &collector{l: l, s: s, gone: make(chan struct{})}
 	l.mu.Lock()
-	l.tx, l.at, l.gone = tx, s, gone
+	l.tx, l.at, l.gone = tx, s, o.gone
 	l.try, _ = tx.(driver.TrySubmitter)
 	l.mu.Unlock()
-	l.c.wg.Go(func() { defer close(gone); l.collect(s, tx) })
+	if t, ok := tx.(driver.Teller); ok {
+		t.Tell(o.take)
+	} else {
+		l.c.wg.Go(func() { o.run(tx) })
+	}
 	return nil
 }
 

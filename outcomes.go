@@ -12,21 +12,34 @@ import (
 
 // answer ends a call.
 func (l *lane) answer(k *call, err error) {
-	l.mu.Lock()
-	delete(l.flight, k.out.Seq)
-	late := k.state == left
-	k.state = over
-	err = k.outcome(err)
-	k.out.Body = nil // a Pending that nobody waits for may keep it long
-	k.trim()
-	l.mu.Unlock()
-	k.p.end()
-	<-l.room
-	if late {
-		l.c.log.Debug("gombu: outcome of a publish whose caller had gone", "err", err)
+	k.err = err
+	l.answerAll([]*call{k})
+}
+
+// answerAll ends calls, each with its err.
+func (l *lane) answerAll(calls []*call) {
+	if len(calls) == 0 {
 		return
 	}
-	k.done <- about(&k.out, err)
+	l.mu.Lock()
+	for _, k := range calls {
+		delete(l.flight, k.out.Seq)
+		k.late = k.state == left
+		k.state = over
+		k.err = k.outcome(k.err)
+		k.out.Body = nil // a Pending that nobody waits for may keep it long
+		k.trim()
+	}
+	l.mu.Unlock()
+	for _, k := range calls {
+		k.p.end()
+		<-l.room
+		if k.late {
+			l.c.log.Debug("gombu: outcome of a publish whose caller had gone", "err", k.err)
+			continue
+		}
+		k.done <- about(&k.out, k.err)
+	}
 }
 
 // about says in err where the message was to go, when the transport did not.
@@ -40,41 +53,61 @@ func about(out *driver.Outgoing, err error) error {
 	return &said
 }
 
-// collect brings the outcomes of one sender home. What a lost session or
-// channel left open is decided in order: when nothing before it is unanswered.
-func (l *lane) collect(s *session, tx driver.Sender) {
+// A collector brings the outcomes of one sender home, one call at a time. What a
+// lost session or channel left open is decided in order: when nothing before it is
+// unanswered.
+type collector struct {
+	l    *lane
+	s    *session
+	gone chan struct{} // closed with the last outcome
+	open []*call
+	some []*call // of one take
+}
+
+// run asks for the outcomes; where the sender tells them, nobody need ask.
+func (o *collector) run(tx driver.Sender) {
 	dst := make([]driver.Receipt, maxBatch)
-	var open []*call
 	for {
-		n, err := tx.Outcomes(context.WithoutCancel(s.ctx), dst)
-		for _, r := range dst[:n] {
-			l.mu.Lock()
-			k := l.flight[r.Seq]
-			l.mu.Unlock()
-			switch {
-			case k == nil:
-			case isTooFew(r.Err):
-				l.answer(k, r.Err)
-			case errors.Is(r.Err, ErrUncertain) || errors.Is(r.Err, ErrNotSent):
-				k.err = r.Err
-				open = append(open, k)
-			default:
-				l.answer(k, r.Err)
-			}
-		}
-		if err != nil {
-			l.mu.Lock()
-			if l.at == s {
-				l.at = nil
-			}
-			l.mu.Unlock()
-			l.settleOpen(open)
+		n, err := tx.Outcomes(context.WithoutCancel(o.s.ctx), dst)
+		if o.take(dst[:n], err); err != nil {
 			return
 		}
-		if len(open) > 0 && l.decidable(open) {
-			l.settleOpen(open)
-			open = nil
+	}
+}
+
+// take is told of outcomes, and why there are no more.
+func (o *collector) take(receipts []driver.Receipt, err error) {
+	l := o.l
+	l.mu.Lock()
+	for _, r := range receipts {
+		k := l.flight[r.Seq]
+		switch {
+		case k == nil:
+			continue
+		case !isTooFew(r.Err) && (errors.Is(r.Err, ErrUncertain) || errors.Is(r.Err, ErrNotSent)):
+			o.open = append(o.open, k)
+		default:
+			o.some = append(o.some, k)
 		}
+		k.err = r.Err
+	}
+	l.mu.Unlock()
+	l.answerAll(o.some)
+	clear(o.some)
+	o.some = o.some[:0]
+	if err != nil {
+		l.mu.Lock()
+		if l.at == o.s {
+			l.at = nil
+		}
+		l.mu.Unlock()
+	}
+	if len(o.open) > 0 && (err != nil || l.decidable(o.open)) {
+		l.settleOpen(o.open)
+		o.open = nil
+	}
+	if err != nil {
+		close(o.gone)
 	}
 }
 

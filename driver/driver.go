@@ -177,6 +177,16 @@ type TrySubmitter interface {
 	TrySubmit(batch []Outgoing) (n int)
 }
 
+// A Teller is a Sender that can say what became of messages where it comes to know
+// it, so that no other goroutine need wake to hear of it.
+type Teller interface {
+	// Tell is called once, before anything is submitted, in place of Outcomes: told
+	// gets what that would return, receipts or at the end an error, one call at a
+	// time, from a goroutine of the Sender that holds no lock. It never blocks; the
+	// receipts are its own until it returns. The last call is over before Close is.
+	Tell(told func([]Receipt, error))
+}
+
 // Outgoing is a message on its way out.
 type Outgoing struct {
 	Seq           uint64 // set by the core, ascending per Sender

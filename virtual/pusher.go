@@ -8,7 +8,10 @@ import (
 	"github.com/gombu/gombu/wire/kombu"
 )
 
-var _ driver.TrySubmitter = (*pusher)(nil)
+var (
+	_ driver.TrySubmitter = (*pusher)(nil)
+	_ driver.Teller       = (*pusher)(nil)
+)
 
 // pusher is the Sender of a store that talks over a socket. Submit encodes into
 // its memory; one goroutine routes and pushes what has gathered, while the next
@@ -17,7 +20,8 @@ var _ driver.TrySubmitter = (*pusher)(nil)
 type pusher struct {
 	c      *conn
 	cfg    driver.SenderConfig
-	kept   Kept // nil: the store's own Push
+	outlet Outlet                        // nil: the store's own Push
+	told   func([]driver.Receipt, error) // nil: Outcomes is asked
 	ctx    context.Context
 	cancel context.CancelFunc
 	ended  chan struct{} // the goroutine has returned
@@ -71,11 +75,18 @@ func (s *pusher) start() error {
 	return nil
 }
 
-func (s *pusher) closeKept(ctx context.Context) error {
-	if s.kept == nil {
+func (s *pusher) closeOutlet(ctx context.Context) error {
+	if s.outlet == nil {
 		return nil
 	}
-	return s.kept.Close(ctx)
+	return s.outlet.Close(ctx)
+}
+
+// Tell implements driver.Teller.
+func (s *pusher) Tell(told func([]driver.Receipt, error)) {
+	s.mu.Lock()
+	s.told = told // read by the goroutine behind a submit, or behind its end
+	s.mu.Unlock()
 }
 
 // signal wakes the one who waits on ch.
@@ -191,8 +202,8 @@ func (s *pusher) run() {
 		going parcel
 		post  = post{c: s.c, push: s.c.store.Push}
 	)
-	if s.kept != nil {
-		post.push = s.kept.Push
+	if s.outlet != nil {
+		post.push = s.outlet.Push
 	}
 	post.search.tables = map[string]*table{}
 	for s.next(&going) {
@@ -206,11 +217,15 @@ func (s *pusher) run() {
 		s.over = s.c.fail("publish", "", driver.ErrClosed, "the sender was closed")
 	}
 	going, s.filling = s.filling, parcel{}
+	told, over := s.told, s.over
 	s.mu.Unlock()
 	for i := range going.msgs {
-		going.msgs[i].Err = &driver.Error{Op: "publish", Transport: s.c.Transport, Kind: driver.ErrNotSent, Err: s.over}
+		going.msgs[i].Err = &driver.Error{Op: "publish", Transport: s.c.Transport, Kind: driver.ErrNotSent, Err: over}
 	}
 	s.answer(&going)
+	if told != nil {
+		told(nil, over)
+	}
 }
 
 // next waits for a batch and swaps it with the empty one that it is given;
@@ -236,13 +251,23 @@ func (s *pusher) next(p *parcel) bool {
 	}
 }
 
+// answer says what became of a batch.
 func (s *pusher) answer(p *parcel) {
 	s.mu.Lock()
 	for i := range p.msgs {
 		s.receipts = append(s.receipts, driver.Receipt{Seq: p.msgs[i].Seq, Err: p.msgs[i].Err})
 	}
+	if s.told == nil {
+		s.mu.Unlock()
+		signal(s.news)
+		return
+	}
+	s.open -= len(s.receipts)
 	s.mu.Unlock()
-	signal(s.news)
+	signal(s.room)
+	s.told(s.receipts, nil) // nobody else touches them, or it, now
+	clear(s.receipts)
+	s.receipts = s.receipts[:0]
 }
 
 func (s *pusher) Outcomes(ctx context.Context, dst []driver.Receipt) (int, error) {
@@ -285,5 +310,5 @@ func (s *pusher) Close(ctx context.Context) error {
 	s.c.opened.Lock()
 	delete(s.c.senders, s)
 	s.c.opened.Unlock()
-	return s.closeKept(ctx)
+	return s.closeOutlet(ctx)
 }

@@ -12,23 +12,23 @@ func (c *conn) OpenSender(ctx context.Context, cfg driver.SenderConfig) (driver.
 	if err := c.gone("open sender"); err != nil {
 		return nil, err
 	}
-	keeper, keeps := c.store.(Keeper)
+	store, opens := c.store.(OutletOpener)
 	keep := cfg.Replicas > 0 || cfg.Fsync
 	switch {
-	case keep && !keeps:
+	case keep && !opens:
 		return nil, c.fail("open sender", "", driver.ErrUnsupported, "%s has no replicas to wait for: a confirmed message is where this transport keeps it", c.Transport)
 	case c.info.Inline:
 		return &inlineSender{post: post{c: c, push: c.store.Push}}, nil
 	}
 	s := newPusher(c, cfg)
-	if keep {
+	if opens {
 		var err error
-		if s.kept, err = keeper.Keep(ctx, cfg); err != nil {
+		if s.outlet, err = store.OpenOutlet(ctx, cfg); err != nil {
 			return nil, err
 		}
 	}
 	if err := s.start(); err != nil {
-		return nil, errors.Join(err, s.closeKept(ctx))
+		return nil, errors.Join(err, s.closeOutlet(ctx))
 	}
 	return s, nil
 }

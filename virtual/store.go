@@ -128,11 +128,13 @@ type (
 		// Subscribe returns once the server has the subscription.
 		Subscribe(ctx context.Context, c driver.ReceiverConfig, b []driver.Binding) (Subscription, error)
 	}
-	// A Keeper can wait until replicas, or a disk, have what was pushed.
-	Keeper interface {
-		// Keep opens a way to push of which c.Replicas and c.Fsync hold. It fails
-		// with ErrUnsupported where the server cannot.
-		Keep(ctx context.Context, c driver.SenderConfig) (Kept, error)
+	// An OutletOpener has more than one way to push: without waiting for what others
+	// ask of the session, or until replicas, or a disk, have what was pushed.
+	OutletOpener interface {
+		// OpenOutlet opens a way to push of which c.Replicas and c.Fsync hold. It fails
+		// with ErrUnsupported where the server cannot. nil, where nothing is to be
+		// waited for: Push is as good.
+		OpenOutlet(ctx context.Context, c driver.SenderConfig) (Outlet, error)
 	}
 	// A Watcher says when there is something to claim, so that nobody waits in Claim.
 	Watcher interface {
@@ -145,11 +147,11 @@ type (
 	}
 )
 
-// Kept is Store.Push that returns when the items are kept as was asked for. An
-// item that is in its queue and not kept by its Msg.Until, or within the
+// An Outlet is Store.Push that returns when the items are kept as was asked for.
+// An item that is in its queue and not kept by its Msg.Until, or within the
 // store's own patience, is ErrUncertain and says how many have it. One goroutine
 // at a time pushes.
-type Kept interface {
+type Outlet interface {
 	Push(ctx context.Context, items []Item) error
 	Close(ctx context.Context) error
 }

@@ -16,6 +16,7 @@ var optionCases = []testCase{
 	{"StartsNotDeliveries", startsNotDeliveries},
 	{"Pull", pull},
 	{"Replicas", replicas},
+	{"Tell", told},
 	{"ConnectorIsQuiet", connectorText},
 }
 
@@ -45,6 +46,66 @@ func replicas(k *kit) {
 			}
 		}
 		k.must(sender.Close(k.ctx))
+	}
+}
+
+// Who is told hears of each message once, and of the end last, before Close is over.
+func told(k *kit) {
+	s := k.connect()
+	q, x := k.name("q"), k.name("x")
+	s.declare(driver.Queue{Name: q}, driver.Exchange{Name: x})
+	const n = 100
+	sender, err := s.publisher.OpenSender(k.ctx, driver.SenderConfig{Window: n + 1})
+	k.must(err)
+	teller, ok := sender.(driver.Teller)
+	if !ok {
+		k.Skip("the sender tells nothing")
+	}
+	outcomes, inside := make(chan driver.Receipt, 2*n), make(chan struct{}, 1)
+	var end error // of whoever is inside
+	teller.Tell(func(receipts []driver.Receipt, err error) {
+		select {
+		case inside <- struct{}{}:
+		default:
+			k.Error("told twice at a time")
+		}
+		if end != nil {
+			k.Errorf("told %v, %v after the end", receipts, err)
+		}
+		end = err
+		for _, r := range receipts {
+			outcomes <- r
+		}
+		<-inside
+	})
+	ms := append(numbered(q, n), message(x, "nobody", "lost"))
+	for i := range ms {
+		ms[i].Seq = uint64(i + 1)
+	}
+	for from := 0; from < len(ms); from += 10 {
+		_, err := sender.Submit(k.ctx, ms[from:min(len(ms), from+10)])
+		k.must(err)
+	}
+	seen := map[uint64]error{}
+	for range ms {
+		select {
+		case r := <-outcomes:
+			if _, twice := seen[r.Seq]; twice {
+				k.Errorf("%d has two outcomes", r.Seq)
+			}
+			seen[r.Seq] = r.Err
+		case <-k.ctx.Done():
+			k.Fatalf("%d outcomes", len(seen))
+		}
+	}
+	for i := range n {
+		k.must(seen[uint64(i+1)])
+	}
+	k.wantKind(seen[n+1], driver.ErrUnroutable)
+	k.must(sender.Close(k.ctx))
+	inside <- struct{}{} // nobody tells any more
+	if end == nil || len(outcomes) > 0 {
+		k.Errorf("the end: %v, and %d outcomes more", end, len(outcomes))
 	}
 }
 

@@ -39,8 +39,8 @@ func (s *store) Close(ctx context.Context) error {
 	s.loops.Wait()
 	s.wg.Wait()
 	s.fanout.shut()
-	for _, k := range s.openKeepers() {
-		_ = k.Close(ctx)
+	for _, o := range s.openOutlets() {
+		_ = o.Close(ctx)
 	}
 	s.link.shut()
 	return err

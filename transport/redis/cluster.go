@@ -46,13 +46,13 @@ type opening struct {
 }
 
 var (
-	_ virtual.Store       = (*cluster)(nil)
-	_ virtual.Router      = (*cluster)(nil)
-	_ virtual.Broadcaster = (*cluster)(nil)
-	_ virtual.Lister      = (*cluster)(nil)
-	_ virtual.Keeper      = (*cluster)(nil)
-	_ driver.Counter      = (*cluster)(nil)
-	_ driver.Holder       = (*cluster)(nil)
+	_ virtual.Store        = (*cluster)(nil)
+	_ virtual.Router       = (*cluster)(nil)
+	_ virtual.Broadcaster  = (*cluster)(nil)
+	_ virtual.Lister       = (*cluster)(nil)
+	_ virtual.OutletOpener = (*cluster)(nil)
+	_ driver.Counter       = (*cluster)(nil)
+	_ driver.Holder        = (*cluster)(nil)
 )
 
 // clusterInfo differs from a single server's: what spans queues spans slots.

@@ -164,11 +164,15 @@ type clusterKeeper struct {
 
 type nodeKeeper struct {
 	turn chan struct{} // capacity 1: one queue pushes at a time
-	kept virtual.Kept
+	kept virtual.Outlet
 }
 
-// Keep asks one node at once whether it can, see store.Keep.
-func (c *cluster) Keep(ctx context.Context, want driver.SenderConfig) (virtual.Kept, error) {
+// OpenOutlet asks one node at once whether it can keep, see store.keep. A push to
+// several nodes is none of one goroutine.
+func (c *cluster) OpenOutlet(ctx context.Context, want driver.SenderConfig) (virtual.Outlet, error) {
+	if want.Replicas == 0 && !want.Fsync {
+		return nil, nil
+	}
 	k := &clusterKeeper{c: c, want: want, all: map[*store]*nodeKeeper{}}
 	s, err := c.node(ctx, 0)
 	if err != nil {
@@ -198,7 +202,7 @@ func (k *clusterKeeper) at(ctx context.Context, s *store) (*nodeKeeper, error) {
 		return nil, ended(ctx, "publish", driver.ErrNotSent)
 	}
 	if n.kept == nil {
-		kept, err := s.Keep(ctx, k.want)
+		kept, err := s.keep(ctx, k.want)
 		if err != nil {
 			<-n.turn
 			return nil, err

@@ -51,6 +51,7 @@ type Config struct {
 	Cluster []string
 	home    string   // of a queue's store within a cluster, and
 	cluster *cluster // where it finds its node
+	byTurns bool     // of the connections of outlets
 
 	ClientName string // shown by CLIENT LIST; empty: ClientProperties' connection_name, then gombu [client_name]
 

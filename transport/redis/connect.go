@@ -47,7 +47,7 @@ func greeted(ctx context.Context, c *Config, env driver.Env) (*store, error) {
 		cfg: c, keys: newKeys(c), env: env, claims: env.Role != driver.Publish, relinks: env.Role == driver.Consume,
 		longest: longest, born: time.Now(), beaten: make(chan struct{}), broken: make(chan struct{}, 1), hasten: make(chan struct{}, 1),
 		done: make(chan struct{}), stop: make(chan struct{}), gone: make(chan struct{}), slots: make(chan struct{}, inFlight), jobs: make(chan func()), ticked: make(chan tickReport, 1), taking: make(chan struct{}, 1),
-		own: map[string]*ownList{}, wants: map[string][]*ownList{}, warned: map[string]bool{}, keepers: map[*keeper]struct{}{},
+		own: map[string]*ownList{}, wants: map[string][]*ownList{}, warned: map[string]bool{}, outlets: map[*outlet]struct{}{},
 	}
 	s.track.init()
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))

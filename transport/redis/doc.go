@@ -49,9 +49,8 @@
 //	x-expires           PEXPIRE of the queue's lists at each publish and claim
 //
 // A connector opens one session to publish and one to consume, each with one
-// connection, and one more once the second subscribes to a fan-out; one for each
-// publish channel that waits for replicas; and each session one to each
-// sentinel. In a cluster each session has up to one to each master, three that
+// connection, and one more for each publish channel, and once the second subscribes
+// to a fan-out; and each session one to each sentinel. In a cluster each session has up to one to each master, three that
 // ask for the map, and the one that consumes one for each queue. The keys that
 // they add are described in keys.go.
 //

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/redis/rueidis"
 
@@ -203,34 +202,11 @@ func (f *fanout) suspect(err error) {
 	}
 }
 
-// ping asks the server whether this connection stands: an idle one that a
-// gateway has forgotten would hear nothing for ever. One that owes the answer
-// and moves no byte for too long is given up.
+// ping is that of links.
 func (f *fanout) ping() {
-	l, patience := f.current(), silentFor(f.s.cfg)
-	if l == nil || patience == 0 || l.asked.Swap(true) {
-		return
+	if l := f.current(); l != nil {
+		f.s.ping(l, func() { l.client.Do(f.s.ctx, l.client.B().Ping().Build()) })
 	}
-	answered := make(chan struct{})
-	f.s.loops.Go(func() {
-		defer close(answered)
-		_ = l.client.Do(f.s.ctx, l.client.B().Ping().Build()).Error() // a broken link is told otherwise
-	})
-	f.s.loops.Go(func() {
-		for moved := int64(-1); ; {
-			select {
-			case <-answered:
-				l.asked.Store(false)
-				return
-			case <-time.After(patience):
-			}
-			if now := l.moved.Load(); now == moved {
-				l.hangUp()
-			} else {
-				moved = now
-			}
-		}
-	})
 }
 
 // current is the connection that stands, or nil.

@@ -3,7 +3,6 @@ package redis
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -16,11 +15,10 @@ import (
 
 // A keeper pushes and waits for replicas, over a connection of its own: WAIT
 // speaks of what was written on the same one, and nothing else passes while it
-// blocks. It ends with its session.
+// blocks.
 type keeper struct {
-	s    *store
-	c    driver.SenderConfig
-	link *link
+	*outlet
+	c driver.SenderConfig
 }
 
 const (
@@ -29,21 +27,19 @@ const (
 	nudgeEvery = 5 * time.Millisecond
 )
 
-var _ virtual.Keeper = (*store)(nil)
-
-// Keep opens the connection. ErrUnsupported: Fsync, and the server has no
+// keep opens the connection. ErrUnsupported: Fsync, and the server has no
 // WAITAOF (before 7.2) or no append-only file.
-func (s *store) Keep(ctx context.Context, c driver.SenderConfig) (virtual.Kept, error) {
+func (s *store) keep(ctx context.Context, c driver.SenderConfig) (virtual.Outlet, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.ConnectTimeout)
 	defer cancel()
-	l, err := dial(ctx, s.cfg, nil)
+	o, err := s.openOutlet(ctx, s.cfg)
 	if err != nil {
 		return nil, err
 	}
-	k := &keeper{s: s, c: c, link: l}
+	k := &keeper{o, c}
 	if c.Fsync { // nothing was written: it answers at once, or says that it cannot
-		if err := l.client.Do(ctx, s.command("WAITAOF", "1", "0", "1")).Error(); err != nil {
-			l.shut()
+		if err := o.link.client.Do(ctx, s.command("WAITAOF", "1", "0", "1")).Error(); err != nil {
+			_ = k.Close(ctx)
 			if re, ok := rueidis.IsRedisErr(err); ok && (redisKind(re) == driver.ErrUnsupported || isAbout(re, "appendonly")) {
 				return nil, &driver.Error{Op: "publish", Transport: Scheme, Entity: "Fsync", Kind: driver.ErrUnsupported,
 					Err: errors.Join(errors.New("want WAITAOF, of Redis 7.2 with appendonly"), err)}
@@ -51,17 +47,6 @@ func (s *store) Keep(ctx context.Context, c driver.SenderConfig) (virtual.Kept, 
 			return nil, connectError(ctx, s.cfg, err)
 		}
 	}
-	s.mu.Lock()
-	over := s.closing
-	if !over {
-		s.keepers[k] = struct{}{}
-	}
-	s.mu.Unlock()
-	if over {
-		l.shut()
-		return nil, s.notSent("publish")
-	}
-	l.watch(s.lost)
 	return k, nil
 }
 
@@ -217,20 +202,4 @@ func (k *keeper) read(answer rueidis.RedisResult) (*driver.ReplicaError, error) 
 		return nil, err
 	}
 	return e, nil
-}
-
-// Close hangs up.
-func (k *keeper) Close(context.Context) error {
-	k.s.mu.Lock()
-	delete(k.s.keepers, k)
-	k.s.mu.Unlock()
-	k.link.watch(func(error) {})
-	k.link.shut()
-	return nil
-}
-
-func (s *store) openKeepers() []*keeper {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.keepers))
 }

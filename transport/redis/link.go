@@ -22,10 +22,12 @@ type link struct {
 	net.Conn
 	socket net.Conn // under TLS, if any: closing that one never waits for the peer
 	client rueidis.Client
-	asked  atomic.Bool  // a ping is under way, see fanout.ping
+	asked  atomic.Bool  // a ping is under way, see store.ping
 	moved  atomic.Int64 // bytes read and written: whether the server is alive
 	addr   string       // where it leads
 	epoch  int64        // of the sentinels' view that named it
+
+	byTurns bool // whoever sends a command reads the answer: one goroutine at a time
 
 	mu     sync.Mutex
 	broken error
@@ -107,7 +109,7 @@ func dialOne(ctx context.Context, c *Config, onKeys func([]rueidis.RedisMessage)
 			return nil, connectError(ctx, c, err)
 		}
 	}
-	l := &link{addr: c.where()}
+	l := &link{addr: c.where(), byTurns: c.byTurns}
 	var err error
 	if l.Conn, l.socket, err = dialSocket(ctx, c); err != nil {
 		return nil, connectError(ctx, c, err)
@@ -134,6 +136,11 @@ func dialOne(ctx context.Context, c *Config, onKeys func([]rueidis.RedisMessage)
 		BlockingPipeline:    math.MaxInt, // rueidis would dial again for a long pipeline
 		ReadBufferEachConn:  64 << 10,
 		WriteBufferEachConn: 64 << 10,
+	}
+	if c.byTurns {
+		option.AlwaysPipelining, option.RingScaleEachConn = false, 1
+		option.ReadBufferEachConn = 4 << 10 // numbers
+		option.ConnWriteTimeout = -1        // see store.ping
 	}
 	l.client, err = rueidis.NewClient(option)
 	if err != nil {

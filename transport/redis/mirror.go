@@ -47,6 +47,9 @@ func (s *store) beat() {
 		if s.awaiting() == nil {
 			if n%pingEvery == 0 {
 				s.fanout.ping()
+				for _, o := range s.openOutlets() {
+					o.ping()
+				}
 			}
 			if s.claims || n%pingEvery == 0 {
 				s.beatOnce()

@@ -28,6 +28,11 @@ type load struct {
 // (name), ErrTooLarge, ErrRefused (out of memory and the like), ErrConflict
 // (the key is no list), ErrUncertain.
 func (s *store) Push(ctx context.Context, items []virtual.Item) error {
+	return s.pushBy(ctx, items, func(cmds []rueidis.Completed) []rueidis.RedisResult { return s.link.client.DoMulti(s.ctx, cmds...) })
+}
+
+// pushBy is Push over the connection that do talks to. Inside call.
+func (s *store) pushBy(ctx context.Context, items []virtual.Item, do func([]rueidis.Completed) []rueidis.RedisResult) error {
 	text := copied
 	if ctx.Done() == nil {
 		text = rueidis.BinaryString // nobody leaves before the answer: no copy is needed
@@ -37,8 +42,7 @@ func (s *store) Push(ctx context.Context, items []virtual.Item) error {
 		return nil
 	}
 	errs, err := call(ctx, s, "publish", driver.ErrUncertain, func() ([]error, error) {
-		cmds := s.pushes(loads)
-		return pushed(loads, s.link.client.DoMulti(s.ctx, cmds...)), nil
+		return pushed(loads, do(s.pushes(loads))), nil
 	}, nil)
 	for i, l := range loads {
 		e := err

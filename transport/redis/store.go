@@ -67,7 +67,7 @@ type store struct {
 	errand  errands
 	warned  map[string]bool
 	found   map[string][]string // by owner, lists that a search has found
-	keepers map[*keeper]struct{}
+	outlets map[*outlet]struct{}
 }
 
 // entities are what the sessions of one connector have learnt: the one that
@@ -127,8 +127,8 @@ func (s *store) end(err error) {
 		s.cancel(err)
 		l.hangUp()
 		s.fanout.hangUp()
-		for _, k := range s.openKeepers() {
-			k.link.hangUp()
+		for _, o := range s.openOutlets() {
+			o.link.hangUp()
 		}
 	}
 }
