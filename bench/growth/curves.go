@@ -153,17 +153,15 @@ func manyQueuesPublish(ctx context.Context, b *broker, x int, length time.Durati
 	return f, err
 }
 
-// manyBindings has x keys bound, to ten queues, and publishes to all of them in
-// turn; each message reaches one queue.
+// manyBindings has x keys bound, to one queue, and publishes to all of them in
+// turn. What several queues cost has a curve of its own.
 func manyBindings(kind string) func(context.Context, *broker, int, time.Duration) (contender.Figures, error) {
 	return func(ctx context.Context, b *broker, x int, length time.Duration) (f contender.Figures, err error) {
 		err = b.with(func(conn *gombu.Conn) error {
 			t := gombu.Topology{Exchanges: []gombu.Exchange{{Name: "growth", Type: kind}}}
-			queues := names(10)
-			b.used = len(queues)
-			for _, q := range queues {
-				t.Queues = append(t.Queues, gombu.Queue{Name: q})
-			}
+			queue := names(1)[0]
+			b.used = max(b.used, 1)
+			t.Queues = []gombu.Queue{{Name: queue}}
 			keys := make([]string, x)
 			for i := range keys {
 				keys[i] = fmt.Sprintf("site%d.sensor", i)
@@ -171,7 +169,7 @@ func manyBindings(kind string) func(context.Context, *broker, int, time.Duration
 				if kind == gombu.Topic {
 					key = fmt.Sprintf("site%d.*", i)
 				}
-				t.Bindings = append(t.Bindings, gombu.Binding{Exchange: "growth", Queue: queues[i%len(queues)], Key: key})
+				t.Bindings = append(t.Bindings, gombu.Binding{Exchange: "growth", Queue: queue, Key: key})
 			}
 			if err := conn.Declare(ctx, t); err != nil {
 				return err
