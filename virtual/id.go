@@ -3,6 +3,7 @@ package virtual
 import (
 	"crypto/rand"
 	"encoding/hex"
+	mathrand "math/rand/v2"
 	"sync"
 )
 
@@ -15,24 +16,30 @@ const (
 // uuids makes version 4 UUID texts, as many at a time as share a string: they
 // are short-lived, and each would be an allocation.
 type uuids struct {
-	mu   sync.Mutex
-	rest string
+	mu     sync.Mutex
+	rest   string
+	random *mathrand.ChaCha8 // seeded by the system, which need not be asked each time
 }
 
 func (u *uuids) next() string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.rest == "" {
-		u.rest = makeUUIDs()
+		u.rest = u.makeUUIDs()
 	}
 	id := u.rest[:uuidText]
 	u.rest = u.rest[uuidText:]
 	return id
 }
 
-func makeUUIDs() string {
+func (u *uuids) makeUUIDs() string {
+	if u.random == nil {
+		var seed [32]byte
+		_, _ = rand.Read(seed[:]) // never fails: it ends the program instead
+		u.random = mathrand.NewChaCha8(seed)
+	}
 	var random [uuidBytes * uuidsMade]byte
-	_, _ = rand.Read(random[:]) // never fails: it ends the program instead
+	_, _ = u.random.Read(random[:])
 	var texts [uuidText * uuidsMade]byte
 	for i := range uuidsMade {
 		id, text := random[i*uuidBytes:][:uuidBytes], texts[i*uuidText:][:uuidText]
