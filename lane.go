@@ -20,8 +20,8 @@ const promptMost = 128
 
 // A lane is one publish channel of a Conn, shared by those of its Producers that
 // need the same of it. Who finds it idle submits on its own goroutine. Else messages
-// wait in line, a goroutine submits them in batches, and another one per session
-// collects the outcomes.
+// wait in line, and a goroutine submits them in batches. Of the outcomes the sender
+// tells, or another goroutine per session asks for them.
 type lane struct {
 	c    *Conn
 	kind driver.SenderConfig // what its sender must do; without a window

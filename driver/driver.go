@@ -182,8 +182,9 @@ type TrySubmitter interface {
 type Teller interface {
 	// Tell is called once, before anything is submitted, in place of Outcomes: told
 	// gets what that would return, receipts or at the end an error, one call at a
-	// time, from a goroutine of the Sender that holds no lock. It never blocks; the
-	// receipts are its own until it returns. The last call is over before Close is.
+	// time, under no lock, from a goroutine of the Sender or, when it is over
+	// already, from Tell. It never blocks; the receipts are its own until it returns.
+	// The last call is over before Close is.
 	Tell(told func([]Receipt, error))
 }
 

@@ -31,6 +31,7 @@ type pusher struct {
 	open     int // submitted, and no receipt taken for it yet
 	receipts []driver.Receipt
 	over     error
+	last     bool // over, and the goroutine has told of it whom it knew
 
 	room, work, news chan struct{} // capacity 1: wake Submit, the goroutine, Outcomes
 }
@@ -86,7 +87,11 @@ func (s *pusher) closeOutlet(ctx context.Context) error {
 func (s *pusher) Tell(told func([]driver.Receipt, error)) {
 	s.mu.Lock()
 	s.told = told // read by the goroutine behind a submit, or behind its end
+	last, over := s.last, s.over
 	s.mu.Unlock()
+	if last {
+		told(nil, over)
+	}
 }
 
 // signal wakes the one who waits on ch.
@@ -217,12 +222,16 @@ func (s *pusher) run() {
 		s.over = s.c.fail("publish", "", driver.ErrClosed, "the sender was closed")
 	}
 	going, s.filling = s.filling, parcel{}
-	told, over := s.told, s.over
+	over := s.over
 	s.mu.Unlock()
 	for i := range going.msgs {
 		going.msgs[i].Err = &driver.Error{Op: "publish", Transport: s.c.Transport, Kind: driver.ErrNotSent, Err: over}
 	}
 	s.answer(&going)
+	s.mu.Lock()
+	s.last = true
+	told := s.told
+	s.mu.Unlock()
 	if told != nil {
 		told(nil, over)
 	}

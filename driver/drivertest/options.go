@@ -107,6 +107,14 @@ func told(k *kit) {
 	if end == nil || len(outcomes) > 0 {
 		k.Errorf("the end: %v, and %d outcomes more", end, len(outcomes))
 	}
+	late, err := s.publisher.OpenSender(k.ctx, driver.SenderConfig{Window: 1})
+	k.must(err)
+	s.end()
+	over := make(chan error, 2)
+	late.(driver.Teller).Tell(func(_ []driver.Receipt, err error) { over <- err })
+	if len(over) != 1 || <-over == nil {
+		k.Error("who comes when a sender is over is not told so, once")
+	}
 }
 
 func move(k *kit) {
