@@ -60,8 +60,12 @@ func (c *connector) dial(ctx context.Context, env driver.Env) (conn, socket net.
 		dial = (&net.Dialer{}).DialContext // with TCP keep-alive, Go's default
 	}
 	socket, err = dial(ctx, "tcp", c.cfg.address())
-	if err != nil || !c.cfg.UseTLS {
-		return socket, socket, err
+	if err != nil {
+		return nil, nil, err
+	}
+	socket = lean(socket)
+	if !c.cfg.UseTLS {
+		return socket, socket, nil
 	}
 	t := c.cfg.tlsConfig()
 	if t.InsecureSkipVerify && t.VerifyConnection == nil {
