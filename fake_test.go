@@ -21,6 +21,7 @@ type fake struct {
 	split   bool          // SplitRoles
 	pulls   bool          // sessions are driver.Pullers
 	tries   bool          // senders are driver.TrySubmitters
+	settles bool          // receivers are driver.TrySettlers
 	latency time.Duration // of every answer
 
 	mu       sync.Mutex
@@ -47,6 +48,7 @@ type fake struct {
 	receivers []*fakeReceiver                                   // all that were opened
 	sender    func() error                                      // nil: none fails to open
 	settle    func() error                                      // nil: none fails
+	trySettle func(n int) bool                                  // nil: never has to wait; n is of how many
 	asked     func()                                            // nil: nothing; called when a session is asked for its error
 	closed    int                                               // sessions that were closed
 }
@@ -390,6 +392,9 @@ func (c *fakeConn) OpenReceiver(ctx context.Context, rc driver.ReceiverConfig) (
 	}
 	r := &fakeReceiver{c: c, queue: rc.Queue, prefetch: rc.Prefetch, noAck: rc.NoAck, open: map[uint64]driver.Incoming{}}
 	c.f.receivers = append(c.f.receivers, r)
+	if c.f.settles {
+		return fakeTrySettler{r}, nil
+	}
 	return r, nil
 }
 
@@ -505,6 +510,27 @@ func (r *fakeReceiver) Settle(ctx context.Context, ss []driver.Settlement) error
 			return err
 		}
 	}
+	r.settle(ss)
+	return nil
+}
+
+// A fakeTrySettler settles without waiting, unless the test says otherwise.
+type fakeTrySettler struct{ *fakeReceiver }
+
+func (r fakeTrySettler) TrySettle(ss []driver.Settlement) bool {
+	f := r.c.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.trySettle != nil && !f.trySettle(len(ss)) {
+		return false
+	}
+	r.settle(ss)
+	return true
+}
+
+// settle does it; f.mu is held.
+func (r *fakeReceiver) settle(ss []driver.Settlement) {
+	f := r.c.f
 	for i := range slices.Backward(ss) {
 		s := &ss[i]
 		in, ok := r.open[s.Tag.ID]
@@ -523,7 +549,6 @@ func (r *fakeReceiver) Settle(ctx context.Context, ss []driver.Settlement) error
 			f.wake = make(chan struct{})
 		}
 	}
-	return nil
 }
 
 func (r *fakeReceiver) SetPrefetch(ctx context.Context, n int) error {

@@ -59,6 +59,78 @@ func TestAcksAreGathered(t *testing.T) {
 	})
 }
 
+// What need not wait is settled by who has it to settle; the acks of several
+// queues that follow one another go at the same moment, within a millisecond; and
+// what cannot be settled at once is by Settle.
+func TestAcksOfManyQueuesAreGathered(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFake()
+		f.latency, f.settles = 0, true
+		var waited, tried atomic.Int32
+		moments := map[time.Time]int{} // guarded by f.mu
+		busy := false
+		f.settle = func() error { waited.Add(1); return nil }
+		f.trySettle = func(n int) bool {
+			if busy {
+				return false
+			}
+			tried.Add(1)
+			moments[time.Now()] += n
+			return true
+		}
+		conn := open(t, f, nil)
+		queues := []string{"a", "b", "c", "d", "e"}
+		must(t, declare(t.Context(), conn, queues...))
+		p := conn.Producer(nil)
+		publish := func(queues ...string) {
+			for _, q := range queues {
+				must(t, p.Publish(t.Context(), &gombu.Message{Queue: q}))
+			}
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() {
+			over <- conn.Run(ctx, gombu.ConsumerConfig{Queues: queues, Prefetch: 100}, func(ctx context.Context, d *gombu.Delivery) error {
+				time.Sleep(100 * time.Microsecond)
+				if d.Queue == "e" {
+					return d.Ack(ctx) // who waits is not kept waiting
+				}
+				return nil
+			})
+		}()
+		time.Sleep(time.Second)
+		publish("a", "b", "c", "d", "a") // the first goes at once, the rest together
+		time.Sleep(500*time.Microsecond + time.Millisecond)
+		synctest.Wait()
+		f.set(func() {
+			if f.acked != 5 || waited.Load() != 0 || tried.Load() != 5 || len(moments) != 2 {
+				t.Errorf("%d acks at %d moments, %d tried, %d waited for", f.acked, len(moments), tried.Load(), waited.Load())
+			}
+			busy = true
+		})
+		publish("a", "b", "e")
+		time.Sleep(300*time.Microsecond + time.Millisecond)
+		synctest.Wait()
+		if f.acks() != 8 || waited.Load() != 3 {
+			t.Errorf("%d acks, %d waited for", f.acks(), waited.Load())
+		}
+		f.set(func() { busy = false })
+		publish("e")
+		time.Sleep(100 * time.Microsecond)
+		synctest.Wait()
+		if f.acks() != 9 {
+			t.Error("an ack that was waited for was kept waiting")
+		}
+		publish("a", "b", "c")
+		time.Sleep(350 * time.Microsecond)
+		stop() // what waits is written before Run returns
+		must(t, <-over)
+		if f.acks() != 12 {
+			t.Errorf("%d acks in all", f.acks())
+		}
+	})
+}
+
 // A batch is one piece for the driver, whatever its first messages could do
 // alone, and each message has its own outcome.
 func TestABatchGoesTogether(t *testing.T) {

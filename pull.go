@@ -60,7 +60,9 @@ func (p *puller) told(err error) {
 
 // stand lets the workers pull until the receiver or its source ends.
 func (s *source) stand(rec *reception) error {
-	rec.pull.pull(false)
+	if rec.pull.state.CompareAndSwap(pullIdle, pullRuns) { // else it was told before, and a worker does
+		rec.pull.pull(false)
+	}
 	select {
 	case err := <-rec.pull.ended:
 		return err

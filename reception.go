@@ -3,6 +3,7 @@ package gombu
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ type reception struct {
 	src      *source
 	sess     *session
 	rx       driver.Receiver
+	try      driver.TrySettler // rx; nil: it has to wait
 	features driver.QueueFeatures
 	counts   counting
 	over     atomic.Bool     // nothing of it is to be started any more
@@ -33,11 +35,9 @@ type reception struct {
 	idle    chan struct{} // closed when open falls to zero; nil: nobody waits
 	line    []settling
 	enough  int           // that many in the line are not kept waiting; fixed
-	running bool          // the settler runs
-	due     bool          // timer will start it
-	timer   *time.Timer   // nil: never needed
-	settled time.Time     // when the settler last ended
-	flush   chan struct{} // closed when the settler ends; nil: it never ran
+	running bool          // somebody settles the line
+	due     bool          // the run's gathering will see to the line
+	flush   chan struct{} // closed when nobody settles any more; nil: nobody waits
 	moves   []*Delivery   // on their way to the retry queue
 	moving  bool          // the mover runs
 }
@@ -175,85 +175,126 @@ func (rec *reception) complain(d *Delivery, err error) {
 	rec.src.run.c.log.Warn("gombu: could not settle; the broker delivers it again", "queue", d.Queue, "err", err)
 }
 
-// settleEvery is how long a settlement may wait for others when one has just
-// been written. Nobody waits for it meanwhile: the broker sends on until the
-// prefetch is used up, of which these are a small part.
-const settleEvery = time.Millisecond
-
-// enqueue has it settled at once when it is the first for a while or somebody
-// waits for it, else together with what follows.
+// enqueue has it settled at once when the run has settled nothing for a while, or
+// somebody waits for it, or enough has come together; else with what follows.
 func (rec *reception) enqueue(it settling) {
+	g := &rec.src.run.gathering
 	rec.mu.Lock()
-	defer rec.mu.Unlock()
 	rec.line = append(rec.line, it)
-	if rec.running {
-		return
-	}
-	wait := time.Duration(0)
-	if it.done == nil && len(rec.line) < rec.enough && !rec.over.Load() { // what is over was flushed: no timer may be left
-		wait = settleEvery - time.Since(rec.settled)
-	}
 	switch {
-	case wait <= 0:
+	case rec.running: // who settles comes to it
+		rec.mu.Unlock()
+	case it.done != nil || len(rec.line) >= rec.enough || rec.over.Load() || g.first(): // what is over was flushed: nothing may stay
 		rec.settleLine()
 	case rec.due:
-	case rec.timer == nil:
-		rec.due, rec.timer = true, time.AfterFunc(wait, rec.kick)
+		rec.mu.Unlock()
 	default:
 		rec.due = true
-		rec.timer.Reset(wait)
+		rec.mu.Unlock()
+		g.add(rec)
 	}
 }
 
 // kick has what waits in the line settled now.
 func (rec *reception) kick() {
 	rec.mu.Lock()
-	defer rec.mu.Unlock()
 	rec.due = false
-	if !rec.running && len(rec.line) > 0 {
-		rec.settleLine()
+	if rec.running || len(rec.line) == 0 {
+		rec.mu.Unlock()
+		return
+	}
+	rec.settleLine()
+}
+
+// settleLine settles the line, on this goroutine if that need not wait, else on
+// the settler's. The caller holds mu, which it gives up, and nobody settles.
+func (rec *reception) settleLine() {
+	rec.running = true
+	if rec.try == nil {
+		rec.mu.Unlock()
+		rec.src.run.aux.Go(rec.settler)
+		return
+	}
+	b := settleBuffers.Get().(*settleBuffer)
+	line := rec.line
+	rec.line = b.spare[:0]
+	rec.mu.Unlock()
+	b.load(line)
+	again := line
+	if rec.try.TrySettle(b.batch) {
+		again = rec.settled(line, b.batch, nil)
+	}
+	rec.mu.Lock()
+	if len(again) > 0 {
+		rec.line = append(slices.Clone(again), rec.line...)
+	}
+	b.keep(line)
+	settleBuffers.Put(b)
+	if len(rec.line) == 0 {
+		rec.ended()
+		rec.mu.Unlock()
+		return
+	}
+	rec.mu.Unlock()
+	rec.src.run.aux.Go(rec.settler)
+}
+
+// ended is the end of whoever settled the line; the caller holds mu.
+func (rec *reception) ended() {
+	rec.running = false
+	rec.src.run.gathering.settled()
+	if rec.flush != nil {
+		close(rec.flush)
+		rec.flush = nil
 	}
 }
 
-// settleLine starts the settler; the caller holds mu.
-func (rec *reception) settleLine() {
-	rec.running, rec.flush = true, make(chan struct{})
-	rec.src.run.aux.Go(rec.settler)
+// A settleBuffer is what a line is settled with. Many consumers share few of them.
+type settleBuffer struct {
+	batch []driver.Settlement
+	spare []settling // the next line
+}
+
+var settleBuffers = sync.Pool{New: func() any { return new(settleBuffer) }}
+
+// load makes the batch of a line.
+func (b *settleBuffer) load(line []settling) {
+	b.batch = b.batch[:0]
+	for _, it := range line {
+		b.batch = append(b.batch, it.d.one[0])
+	}
+}
+
+// keep clears up after a line, whose memory the next one is to have.
+func (b *settleBuffer) keep(line []settling) {
+	clear(line)
+	clear(b.batch)
+	b.spare = nil
+	if cap(line) <= maxBatch {
+		b.spare = line[:0]
+	}
 }
 
 // settler settles the line in batches until it is empty. What fails while the
 // session stands is settled again: else the broker keeps it, and its place in
 // the prefetch, until the session ends.
 func (rec *reception) settler() {
-	var spare []settling
-	var batch []driver.Settlement
+	b := settleBuffers.Get().(*settleBuffer)
+	defer settleBuffers.Put(b)
 	for tries := 0; ; {
 		rec.mu.Lock()
 		line := rec.line
 		if len(line) == 0 {
-			rec.running, rec.settled = false, time.Now()
-			close(rec.flush)
+			rec.ended()
 			rec.mu.Unlock()
 			return
 		}
-		rec.line = spare[:0]
+		rec.line = b.spare[:0]
 		rec.mu.Unlock()
-		batch = batch[:0]
-		for _, it := range line {
-			batch = append(batch, it.d.one[0])
-		}
-		err := rec.rx.Settle(rec.src.run.life, batch)
-		var again []settling
-		for i, it := range line {
-			if e := errors.Join(err, batch[i].Err); rec.repeats(e) {
-				again = append(again, it)
-			} else {
-				rec.report(it, e)
-			}
-		}
-		rec.gave(len(line) - len(again))
-		clear(line)
-		spare = line
+		b.load(line)
+		err := rec.rx.Settle(rec.src.run.life, b.batch)
+		again := rec.settled(line, b.batch, err)
+		b.keep(line)
 		if tries++; len(again) == 0 {
 			tries = 0
 			continue
@@ -263,6 +304,19 @@ func (rec *reception) settler() {
 		rec.mu.Unlock()
 		_ = pause(rec.src.run.life, (&RetryPolicy{}).wait(tries))
 	}
+}
+
+// settled reports the outcomes of a line and returns what is to be tried again.
+func (rec *reception) settled(line []settling, batch []driver.Settlement, err error) (again []settling) {
+	for i, it := range line {
+		if e := errors.Join(err, batch[i].Err); rec.repeats(e) {
+			again = append(again, it)
+		} else {
+			rec.report(it, e)
+		}
+	}
+	rec.gave(len(line) - len(again))
+	return again
 }
 
 // repeats says whether a settle that failed so is to be tried again.
@@ -313,11 +367,15 @@ func (d *Delivery) given(o driver.Outcome) driver.Outcome {
 func (rec *reception) flushed(ctx context.Context) {
 	rec.kick()
 	rec.mu.Lock()
-	flush, running := rec.flush, rec.running
-	rec.mu.Unlock()
-	if !running {
+	if !rec.running {
+		rec.mu.Unlock()
 		return
 	}
+	if rec.flush == nil {
+		rec.flush = make(chan struct{})
+	}
+	flush := rec.flush
+	rec.mu.Unlock()
 	select {
 	case <-flush:
 	case <-ctx.Done():

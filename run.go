@@ -37,6 +37,8 @@ type run struct {
 	life       context.Context // of settles and closes; ends when all must be over
 	end        context.CancelCauseFunc
 
+	gathering gathering
+
 	mu      sync.Mutex
 	sources map[string]*source
 	begun   bool // sources may be added: what the run declares is there
@@ -53,6 +55,7 @@ type run struct {
 func newRun(ctx context.Context, k *Consumer, h Handler, accept codec.AcceptSet) *run {
 	r := &run{k: k, c: k.c, cfg: &k.cfg, h: h, accept: accept, sources: map[string]*source{},
 		limit: make(chan context.Context, 1), done: make(chan struct{}), twins: newTwins(k.cfg.Workers)}
+	r.gathering.began = time.Now()
 	r.jobs.init(k.cfg.Workers, func(i int) { r.workers.Go(func() { r.worker(i) }) })
 	r.held.wake = make(chan struct{}, 1)
 	base := context.WithoutCancel(k.c.ctx)
@@ -221,6 +224,7 @@ func (r *run) waitSources() {
 	for _, s := range sources {
 		<-s.done
 	}
+	r.gathering.stop()
 	r.end(ErrClosed)
 }
 

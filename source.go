@@ -210,6 +210,7 @@ func (s *source) enter(sess *session, rx driver.Receiver, prefetch int) *recepti
 
 func (s *source) reception(sess *session, rx driver.Receiver, prefetch int) *reception {
 	rec := &reception{src: s, sess: sess, rx: rx, features: rx.Features(), enough: min(prefetch/4, maxBatch)}
+	rec.try, _ = rx.(driver.TrySettler)
 	rec.ctx, rec.end = context.WithCancelCause(s.run.work)
 	if !s.run.cfg.FinishLost {
 		rec.unhook = context.AfterFunc(sess.ctx, func() { rec.lost(context.Cause(sess.ctx)) })

@@ -256,6 +256,13 @@ type (
 		// TryReceive is Receive without the wait: n may be 0.
 		TryReceive(dst []Incoming) (n int, err error)
 	}
+	// A TrySettler can mostly settle without waiting for anybody, so that whoever
+	// has something to settle does it on its own goroutine.
+	TrySettler interface {
+		// TrySettle is Settle where that needs no waiting: true, and every item has
+		// its Err. Where it does, it does nothing: false.
+		TrySettle(batch []Settlement) bool
+	}
 )
 
 // A Lease names a claim to extend.

@@ -1,7 +1,6 @@
 package amqp
 
 import (
-	"net"
 	"testing"
 
 	"github.com/gombu/gombu/driver"
@@ -25,7 +24,7 @@ func kill(t *testing.T, c driver.Conn) {
 		defer l.mu.Unlock()
 		return len(l.pending) == 0 && l.reserved == 0
 	})
-	if err := l.socket.(*net.TCPConn).CloseWrite(); err != nil {
+	if err := l.socket.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
 }

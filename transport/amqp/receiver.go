@@ -45,6 +45,7 @@ type receiver struct {
 	open      []uint64           // handed out and not settled, ascending
 	counted   bool               // the queue counts deliveries
 	swapping  bool               // swapLater has been asked for
+	notify    func(error)        // see driver.TryReceiver; nil: it is arrived that is told
 }
 
 // A consumer is one basic.consume.
@@ -85,7 +86,10 @@ func (s *session) OpenReceiver(ctx context.Context, cfg driver.ReceiverConfig) (
 	if err != nil {
 		return nil, err
 	}
-	return r, nil
+	if cfg.NoAck {
+		return r, nil // what it receives it settles at once, and that may have to wait
+	}
+	return tryReceiver{r}, nil
 }
 
 func (s *session) newReceiver(cfg driver.ReceiverConfig) *receiver {
@@ -127,11 +131,15 @@ func (r *receiver) Features() driver.QueueFeatures {
 // end makes the receiver over while its channel stands; the first reason counts.
 func (r *receiver) end(err error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.err == nil {
+	first := r.err == nil
+	if first {
 		r.err = err
 		r.ready = nil // the broker has them again
 		close(r.gone)
+	}
+	r.mu.Unlock()
+	if first {
+		r.rouse()
 	}
 }
 
@@ -139,6 +147,11 @@ func (r *receiver) end(err error) {
 func (r *receiver) failed() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.failure()
+}
+
+// failure is failed under r.mu.
+func (r *receiver) failure() error {
 	if r.err != nil {
 		return r.err
 	}
@@ -178,6 +191,7 @@ func (r *receiver) start(prefetch int) error {
 		r.pump(c, deliveries)
 		if first {
 			r.ch.watch()
+			r.rouse()
 		}
 	})
 	return nil
@@ -214,7 +228,9 @@ func (r *receiver) pumped(c *consumer, deliveries <-chan amqp091.Delivery) (ok b
 	if c.latest, ok = <-deliveries; !ok {
 		return false
 	}
-	if r.arrive(&c.latest) {
+	swap := r.arrive(&c.latest)
+	r.rouse()
+	if swap {
 		r.s.spawn(r.swapLater)
 	}
 	c.latest.Body, c.latest.Headers = nil, nil // another's now, and may be large
@@ -241,7 +257,6 @@ func (r *receiver) arrive(d *amqp091.Delivery) (swap bool) {
 		i--
 	}
 	r.ready = slices.Insert(r.ready, i, in)
-	tell(r.arrived)
 	swap = r.counted && !r.swapping && r.limit > 0 && r.consumer != nil && r.consumer.prefetch != r.limit && r.full(r.consumer)
 	r.swapping = r.swapping || swap
 	return swap
@@ -304,7 +319,7 @@ func (r *receiver) take(ctx context.Context, dst []driver.Incoming) (int, error)
 // is held.
 func (r *receiver) handOut(dst []driver.Incoming) int {
 	n := 0
-	for n < len(dst) && n < len(r.ready) && r.ready[n].Tag.ID == r.next && (r.cfg.NoAck || len(r.open) < r.limit) {
+	for n < len(dst) && r.deliverable(n) {
 		dst[n] = *r.ready[n]
 		*r.ready[n] = driver.Incoming{}
 		if len(r.blanks) < maxBlanks {
@@ -316,6 +331,11 @@ func (r *receiver) handOut(dst []driver.Incoming) int {
 	}
 	r.ready = slices.Delete(r.ready, 0, n)
 	return n
+}
+
+// deliverable says whether the n-th of ready is to be handed out next; r.mu is held.
+func (r *receiver) deliverable(n int) bool {
+	return n < len(r.ready) && r.ready[n].Tag.ID == r.next && (r.cfg.NoAck || len(r.open) < r.limit)
 }
 
 // SetPrefetch implements driver.Receiver. As long as deliveries of the consumer
@@ -333,7 +353,7 @@ func (r *receiver) SetPrefetch(ctx context.Context, n int) error {
 		old := r.consumer
 		r.limit = n
 		r.mu.Unlock()
-		tell(r.arrived)
+		r.rouse()
 		switch {
 		case n == 0:
 			return r.pause(context.WithoutCancel(ctx), old)

@@ -503,7 +503,7 @@ func TestReceiverCallsHonourContext(t *testing.T) {
 func TestSetPrefetchOnQuorum(t *testing.T) {
 	s := connect(t, brokerConfig(t))
 	q := queue(t, s, driver.Queue{Args: driver.Headers{{Key: "x-queue-type", Value: "quorum"}}})
-	r := openReceiver(t, s, driver.ReceiverConfig{Queue: q, Prefetch: 10}).(*receiver)
+	r := openReceiver(t, s, driver.ReceiverConfig{Queue: q, Prefetch: 10}).(tryReceiver).receiver
 	prefetch := func() int {
 		r.mu.Lock()
 		defer r.mu.Unlock()

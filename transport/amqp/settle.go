@@ -34,9 +34,9 @@ func (r *receiver) Settle(ctx context.Context, batch []driver.Settlement) error 
 	if err != nil {
 		return err
 	}
-	defer done()
 	r.write(batch, r.plan(batch))
-	tell(r.arrived) // there is room below the prefetch
+	done()
+	r.rouse() // there is room below the prefetch
 	return nil
 }
 
