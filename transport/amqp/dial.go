@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/internal/lean"
 	amqp091 "github.com/rabbitmq/amqp091-go"
 )
 
@@ -57,7 +58,7 @@ func (c *connector) connectError(ctx context.Context, err error) error {
 func (c *connector) dial(ctx context.Context, env driver.Env) (conn, socket net.Conn, err error) {
 	dial := c.cfg.Dial
 	if dial == nil {
-		dial = dialLean
+		dial = lean.Dial
 	}
 	socket, err = dial(ctx, "tcp", c.cfg.address())
 	if err != nil || !c.cfg.UseTLS {
@@ -73,15 +74,6 @@ func (c *connector) dial(ctx context.Context, env driver.Env) (conn, socket net.
 		return nil, nil, fmt.Errorf("TLS: %w", err)
 	}
 	return client, socket, nil
-}
-
-// dialLean is for a socket that is nobody else's: another's might block.
-func dialLean(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := (&net.Dialer{}).DialContext(ctx, network, address) // with TCP keep-alive, Go's default
-	if err != nil {
-		return nil, err
-	}
-	return lean(c), nil
 }
 
 // handshake logs in and opens the virtual host. amqp091 knows no context here:

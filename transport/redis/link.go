@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/gombu/gombu/driver"
+	"github.com/gombu/gombu/internal/lean"
 )
 
 // A link is one connection under rueidis. It is dialed once: rueidis would
@@ -167,7 +168,7 @@ func dialSocket(ctx context.Context, c *Config) (conn, socket net.Conn, err erro
 	}
 	open := c.Dial
 	if open == nil {
-		open = (&net.Dialer{}).DialContext
+		open = lean.Dial
 	}
 	socket, err = open(ctx, network, addr)
 	if err != nil || !c.Secure {
