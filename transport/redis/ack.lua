@@ -1,5 +1,5 @@
 -- Drops the oldest claims of own lists, where that is one step: they stand next
--- to each other, none is mirrored, and what stands behind them is open.
+-- to each other and none is mirrored. Settled positions behind them go too, a few.
 --
 -- KEYS  1 alive, 2 ledger, 3... own lists
 -- ARGV  1 tombstone, then for each own list: list, newest position, how many
@@ -18,18 +18,22 @@ for k = 3, #KEYS do
   local base, mark = tonumber(known[2 * i - 1] or nil), tonumber(known[2 * i] or 0)
   local top, n = tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])
   local there = base and top - n == base and base >= mark and redis.call('LLEN', KEYS[k]) or 0
-  if n > there or n < there and redis.call('LINDEX', KEYS[k], -1 - n) == ARGV[1] then
-    left[#left + 1] = i
-  else
-    trims[#trims + 1] = i
-  end
+  if n > there then left[#left + 1] = i else trims[#trims + 1] = { i, there - n } end
 end
 if #trims == 0 then return left end
 local bases = {}
-for _, i in ipairs(trims) do
-  redis.call('LTRIM', KEYS[i + 2], 0, -1 - ARGV[3 * i + 1])
+for _, trim in ipairs(trims) do
+  local i, behind = trim[1], trim[2]
+  local key, gone = KEYS[i + 2], 0
+  redis.call('LTRIM', key, 0, -1 - ARGV[3 * i + 1])
+  -- LINDEX would bring the text of an open claim here: Lua hashes all of it. A list
+  -- that is gone is not asked: while its slot moves that is an error.
+  while gone < math.min(64, behind) and redis.call('LPOS', key, ARGV[1], 'RANK', '-1', 'MAXLEN', '1') do
+    redis.call('LTRIM', key, 0, -2)
+    gone = gone + 1
+  end
   bases[#bases + 1] = fields[2 * i - 1]
-  bases[#bases + 1] = ARGV[3 * i]
+  bases[#bases + 1] = string.format('%.0f', tonumber(ARGV[3 * i]) + gone)
 end
 redis.call('HSET', KEYS[2], unpack(bases))
 return left

@@ -37,7 +37,7 @@
 //	exchange            nothing: its type is what the binder and the publisher declare
 //	fan-out             PUBLISH and PSUBSCRIBE, Kombu's channel names; a binding
 //	                    without a key hears every key, as in AMQP
-//	delivery            LMOVE into a list of the owner's, gombu:own:<owner>:<list>
+//	delivery            RPOPLPUSH into a list of the owner's, gombu:own:<owner>:<list>
 //	ack                 the position is marked, settled ends are trimmed (settle.lua)
 //	requeue             back to the head of the same list, several in their old
 //	                    order

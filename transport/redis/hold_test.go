@@ -195,3 +195,24 @@ func (t *tester) slowestTick(s *store, scripts int) (slowest int64) {
 	}
 	return slowest
 }
+
+// Settling looks at what stands behind it without having a script read the text
+// of an open claim, which may be long; and what was settled there before goes too.
+func TestSettlingReadsNoOpenClaim(tt *testing.T) {
+	v := startServer(tt)
+	t := &tester{TB: tt, config: Config{Addr: v.addr}, raw: rawClient(tt, v.addr, 0)}
+	s, _ := t.open()
+	t.push(s, "q", "a", "b", "c", "d", "e", "f")
+	got := t.claim(s, 6, "q")
+	n := t.counted("lindex", func() {
+		t.mustSettle(s, driver.Ack, got[0]) // the oldest
+		want(t, "left", t.number("LLEN", ownKey+s.env.Owner+":q"), 5)
+		t.mustSettle(s, driver.Ack, got[2], got[4]) // neither is
+		t.mustSettle(s, driver.Ack, got[1])         // and what was settled behind it
+		want(t, "left", t.number("LLEN", ownKey+s.env.Owner+":q"), 3)
+		t.mustSettle(s, driver.Ack, got[3], got[5])
+	})
+	want(t, "looks", n, 0)
+	want(t, "own list", t.number("EXISTS", ownKey+s.env.Owner+":q"), 0)
+	want(t, "positions settled", t.number("HGET", ledgerKey+s.env.Owner, "b:q"), 6)
+}

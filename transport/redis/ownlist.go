@@ -7,7 +7,7 @@ import (
 )
 
 // An ownList is this owner's claims out of one list of Kombu's: moved there by
-// LMOVE, so that at no moment a message is nowhere, and at positions counted
+// RPOPLPUSH, so that at no moment a message is nowhere, and at positions counted
 // from the oldest ever moved, which name the claims.
 type ownList struct {
 	queue, list string
@@ -73,7 +73,7 @@ func (s *store) enlist(l *ownList) {
 	l.open = map[uint64]held{}
 	l.ref, l.base, l.key = s.env.Owner+":"+l.list, "b:"+l.list, s.keys.own(s.env.Owner, l.list)
 	l.begin = s.command("HSETNX", ledger, l.base, "0").Pin()
-	l.move = s.command("LMOVE", l.source, l.key, "RIGHT", "LEFT").Pin()
+	l.move = s.command("RPOPLPUSH", l.source, l.key).Pin() // LMOVE, with two words less to be read, copied and freed
 	l.place = s.command("HMGET", ledger, l.base).Pin()
 	l.length = s.command("LLEN", l.key).Pin()
 	l.look = s.command("LLEN", l.source).Pin()

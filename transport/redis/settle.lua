@@ -84,16 +84,24 @@ while a <= #ARGV do
   a = a + 4 + 2 * n
 end
 
-local aside, gone = 16, 0
-for _ = 1, math.min(tonumber(ARGV[4]), top - base) do
-  local text = redis.call('LINDEX', KEYS[3], -1 - gone)
-  if text ~= ARGV[3] then
-    if aside == 0 or top - base <= tonumber(ARGV[5]) then break end
-    redis.call('HSET', KEYS[2], 'p:' .. string.format('%.0f', base + 1) .. ':' .. ARGV[2], text)
-    aside = aside - 1
+local aside, gone, most = 16, 0, math.min(tonumber(ARGV[4]), top - base)
+if top - base > tonumber(ARGV[5]) then
+  for _ = 1, most do
+    local text = redis.call('LINDEX', KEYS[3], -1 - gone)
+    if text ~= ARGV[3] then
+      if aside == 0 or top - base <= tonumber(ARGV[5]) then break end
+      redis.call('HSET', KEYS[2], 'p:' .. string.format('%.0f', base + 1) .. ':' .. ARGV[2], text)
+      aside = aside - 1
+    end
+    gone = gone + 1
+    base = base + 1
   end
-  gone = gone + 1
-  base = base + 1
+elseif most > 0 and redis.call('LPOS', KEYS[3], ARGV[3], 'RANK', '-1', 'MAXLEN', '1') then -- no text of an open claim is brought here
+  for i, index in ipairs(redis.call('LPOS', KEYS[3], ARGV[3], 'RANK', '-1', 'COUNT', '0', 'MAXLEN', most)) do
+    if index ~= top - base - i then break end
+    gone = i
+  end
+  base = base + gone
 end
 if gone > 0 then redis.call('LTRIM', KEYS[3], 0, -gone - 1) end
 local now = string.format('%.0f', base)
