@@ -82,7 +82,9 @@ Absolute rates are this machine's; ratios travel better.
 // hardware is the machine in a few words.
 func hardware() string {
 	memory, _ := strconv.ParseInt(strings.TrimSuffix(field("/proc/meminfo", "MemTotal"), " kB"), 10, 64)
-	return fmt.Sprintf("%d cores, %s, %d GiB, %s/%s", runtime.NumCPU(), field("/proc/cpuinfo", "model name"), (memory+1<<19)>>20, runtime.GOOS, runtime.GOARCH)
+	paced, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control") // on the loopback too: see docs/decisions/034
+	return fmt.Sprintf("%d cores, %s, %d GiB, %s/%s, TCP %s", runtime.NumCPU(), field("/proc/cpuinfo", "model name"), (memory+1<<19)>>20, runtime.GOOS, runtime.GOARCH,
+		strings.TrimSpace(string(paced)))
 }
 
 // versions are those of the servers, the languages and the rivals; what is not
