@@ -18,11 +18,12 @@ import (
 // a test scripts: refused dials, cut sessions, alarms, sockets that swallow. It
 // stands beside the real brokers' tests, for what needs exact time.
 type fake struct {
-	split   bool          // SplitRoles
-	pulls   bool          // sessions are driver.Pullers
-	tries   bool          // senders are driver.TrySubmitters
-	settles bool          // receivers are driver.TrySettlers
-	latency time.Duration // of every answer
+	split    bool          // SplitRoles
+	pulls    bool          // sessions are driver.Pullers
+	tries    bool          // senders are driver.TrySubmitters
+	settles  bool          // receivers are driver.TrySettlers
+	receives bool          // receivers are driver.TryReceivers
+	latency  time.Duration // of every answer
 
 	mu       sync.Mutex
 	dial     func(n int) error // nil: always succeeds; n counts from 1
@@ -392,8 +393,12 @@ func (c *fakeConn) OpenReceiver(ctx context.Context, rc driver.ReceiverConfig) (
 	}
 	r := &fakeReceiver{c: c, queue: rc.Queue, prefetch: rc.Prefetch, noAck: rc.NoAck, open: map[uint64]driver.Incoming{}}
 	c.f.receivers = append(c.f.receivers, r)
-	if c.f.settles {
+	switch {
+	case c.f.settles:
 		return fakeTrySettler{r}, nil
+	case c.f.receives:
+		r.pulls = true
+		return fakeTryReceiver{r}, nil
 	}
 	return r, nil
 }
@@ -526,6 +531,25 @@ func (r fakeTrySettler) TrySettle(ss []driver.Settlement) bool {
 	}
 	r.settle(ss)
 	return true
+}
+
+// A fakeTryReceiver never waits, and counts starts. There is always something to
+// try for; who is told so may have tried before Notify returns.
+type fakeTryReceiver struct{ *fakeReceiver }
+
+func (r fakeTryReceiver) Features() driver.QueueFeatures {
+	return driver.QueueFeatures{Requeue: true, Counts: driver.CountStarts}
+}
+
+func (r fakeTryReceiver) Begin(context.Context, []driver.Start) error { return nil }
+
+func (r fakeTryReceiver) Notify(ready func(error)) {
+	ready(nil)
+	time.Sleep(time.Second)
+}
+
+func (r fakeTryReceiver) TryReceive(dst []driver.Incoming) (int, error) {
+	return r.Receive(context.Background(), dst)
 }
 
 // settle does it; f.mu is held.

@@ -33,9 +33,7 @@ func newPuller(rec *reception) *puller {
 	if !ok {
 		return nil
 	}
-	p := &puller{rec: rec, rx: rx, ended: make(chan error, 1)}
-	rx.Notify(p.told)
-	return p
+	return &puller{rec: rec, rx: rx, ended: make(chan error, 1)}
 }
 
 // told takes it that another try is worth it, or that err ended the receiver.
@@ -58,8 +56,10 @@ func (p *puller) told(err error) {
 	}
 }
 
-// stand lets the workers pull until the receiver or its source ends.
+// stand lets the workers pull until the receiver or its source ends. From Notify on
+// they may be there: rec is complete before.
 func (s *source) stand(rec *reception) error {
+	rec.pull.rx.Notify(rec.pull.told)
 	if rec.pull.state.CompareAndSwap(pullIdle, pullRuns) { // else it was told before, and a worker does
 		rec.pull.pull(false)
 	}
